@@ -1,0 +1,1 @@
+"""Plain Python: everything the flows do, without the flow engine. Nothing below imports prefect."""

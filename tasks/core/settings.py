@@ -1,0 +1,205 @@
+"""What a run needs to know: the environment's TOML (what differs, no secrets) and environment variables (where, who).
+
+Read late, by whoever starts a piece of work; nothing here is read at import. A missing or malformed setting is one
+line that names it and says what to put there.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.addresses import Address, parse_address
+from tasks.core.errors import SettingsError, UsageError
+
+Environment = Literal["dev", "staging", "production"]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+# environment -> (address variable, password variable): the guide's names.
+VARIABLES: dict[Environment, tuple[str, str]] = {
+    "dev": ("SUPABASE_URL", "SUPABASE_DB_PASSWORD"),
+    "staging": ("STAGING_DB_URL", "STAGING_DB_PASSWORD"),
+    "production": ("PRODUCTION_DB_URL", "PRODUCTION_DB_PASSWORD"),
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatabaseSettings(_Section):
+    """How our sessions behave and what a dump holds."""
+
+    schema_name: str = Field("public", alias="schema", description="The schema that our tables live in")
+    scope: Literal["database"] | tuple[str, ...] = Field("database", description="Whole database, or schemas to dump")
+    lock_timeout: timedelta = Field(timedelta(seconds=2), description="How long one DDL statement waits for its lock")
+    lock_attempts: int = Field(5, ge=1, description="How often a migration's transaction is tried for its locks")
+    statement_timeout: timedelta = Field(timedelta(hours=1), description="Limit of one statement of ours")
+
+
+class DeploySettings(_Section):
+    """Which steps a deploy takes."""
+
+    confirm: Literal["terminal", "none"] = "terminal"
+    backup: bool = True
+    drill: bool = True
+    reindex: bool = True
+    prune: bool = True
+    require_proof: bool = Field(True, description="Refuse to migrate without a proved backup")
+    auto_restore: bool = Field(False, description="A rollback may discard rows written since its backup")
+
+
+class BackupSettings(_Section):
+    """How a backup is made and how long it counts."""
+
+    compression_level: int = Field(1, ge=1, le=19, description="zstd level")
+    max_backup_age: timedelta = Field(timedelta(days=1), description="A migration wants a backup at most this old")
+    max_proof_age: timedelta = Field(timedelta(days=7), description="check fails when the newest proof is older")
+    dump_timeout: timedelta = Field(timedelta(hours=6), description="pg_dump's and the snapshot's longest life")
+    stall_timeout: timedelta = Field(timedelta(minutes=5), description="An upload that moves nothing so long is ended")
+
+
+class RetentionSettings(_Section):
+    """What prune keeps."""
+
+    days: int = Field(7, ge=1)
+    minimum_proved: int = Field(1, ge=1, description="Never fewer proved backups than this")
+
+
+class ReindexSettings(_Section):
+    """When an index is called for anew, and what the new one must be before it takes the old one's place."""
+
+    recall_floor: float = Field(0.9, ge=0, le=1, description="A new index finds at least this share of the ten nearest")
+    minimum_floor: float = Field(0.5, ge=0, le=1, description="... also for the probe that it answers worst")
+    recall_tolerance: float = Field(
+        0.01, ge=0, le=1, description="Mean recall may fall by this: builds differ by chance"
+    )
+    slow_ms: float = Field(100.0, gt=0, description="P95 of a probe above this is a reason to re-index (the guide's)")
+    p95_factor: float = Field(1.5, ge=1, description="P95 of the new index, at most this many times the old one's")
+    p95_margin_ms: float = Field(
+        2.0, ge=0, description="... and this much more: what two measurements differ by chance"
+    )
+    probes: int = Field(20, ge=3, le=1000, description="Stored vectors asked for again")
+    probe_budget: timedelta = Field(timedelta(seconds=30), description="Time for the exact answers to compare with")
+    ef_search: int = Field(40, ge=10, le=1000, description="hnsw.ef_search of the probes: the server's default")
+    bloat_factor: float = Field(2.0, gt=1, description="An index this many times its computed size is bloated")
+    build_timeout: timedelta = Field(timedelta(hours=6), description="A build that would last longer is refused")
+    blocked_timeout: timedelta = Field(timedelta(minutes=10), description="How long a build waits for one transaction")
+    maintenance_work_mem_mb: int | None = Field(
+        None, ge=1, description="Most memory a build may take; None: by the server"
+    )
+
+
+class ApplicationSettings(_Section):
+    """The application's side, where it is to be asked. What is not set here is skipped, with its reason."""
+
+    index_command: tuple[str, ...] = Field((), description="Run by rollback's reset strategy to fill the tables again")
+    integration_command: tuple[str, ...] = Field((), description="Run after verify")
+    command_timeout: timedelta = timedelta(minutes=30)
+
+
+class EnvironmentFile(_Section):
+    """The whole of deployments/environments/<environment>.toml."""
+
+    database: DatabaseSettings = DatabaseSettings()
+    deploy: DeploySettings = DeploySettings()
+    backup: BackupSettings = BackupSettings()
+    retention: RetentionSettings = RetentionSettings()
+    reindex: ReindexSettings = ReindexSettings()
+    application: ApplicationSettings = ApplicationSettings()
+
+
+class Settings(BaseModel):
+    """Everything one operation needs. Holds secrets: it crosses no task boundary and is never printed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    environment: Environment
+    home: Path = Field(description="KG_HOME: the embedded database, the default store, caches")
+    address: Address | None = Field(description="The target database; None is the embedded server")
+    store_url: str = Field(description="file:///dir or s3://bucket/prefix")
+    scratch: Address | None = Field(description="KG_SCRATCH_URL: where drills restore; None is a cluster of our own")
+    migrations: Path = Field(description="Folder of the migrations; KG_MIGRATIONS moves it (rehearsals, tests)")
+    database: DatabaseSettings
+    deploy: DeploySettings
+    backup: BackupSettings
+    retention: RetentionSettings
+    reindex: ReindexSettings
+    application: ApplicationSettings
+
+
+def load_settings(environment: str, variables: Mapping[str, str] | None = None) -> Settings:
+    """Settings of `environment` from its TOML and `variables` (default: the process's environment, an empty value
+    counts as absent). Raises UsageError for an unknown environment, SettingsError for a bad setting.
+    """
+    env = {name: value for name, value in (os.environ if variables is None else variables).items() if value}
+    name = environment_named(environment)
+    file = _read_file(Path(env.get("KG_ENVIRONMENTS", CHECKOUT / "deployments" / "environments")) / f"{name}.toml")
+    home = Path(env.get("KG_HOME", CHECKOUT / ".kg")).expanduser().absolute()
+    return Settings(
+        environment=name,
+        home=home,
+        address=_address(name, env),
+        store_url=_store_url(env.get("KG_STORE_URL"), home),
+        scratch=_scratch(env),
+        migrations=Path(env.get("KG_MIGRATIONS", CHECKOUT / "sql" / "migrations")).absolute(),
+        **{section: getattr(file, section) for section in EnvironmentFile.model_fields},
+    )
+
+
+def environment_named(text: str) -> Environment:
+    names = get_args(Environment)
+    if text not in names:
+        raise UsageError(f"{text!r} is not an environment", hint=f"one of {', '.join(names)}")
+    return cast(Environment, text)
+
+
+def _address(name: Environment, env: Mapping[str, str]) -> Address | None:
+    variable, password_variable = VARIABLES[name]
+    if variable in env:
+        return parse_address(variable, env[variable], password_variable, env.get(password_variable))
+    if name == "dev":
+        return None
+    raise SettingsError(
+        f"{variable} is not set",
+        hint=f"put postgresql://user@host:5432/dbname of {name} in it, and the password in {password_variable}",
+    )
+
+
+def _scratch(env: Mapping[str, str]) -> Address | None:
+    if "KG_SCRATCH_URL" not in env:
+        return None
+    return parse_address("KG_SCRATCH_URL", env["KG_SCRATCH_URL"], "KG_SCRATCH_PASSWORD", env.get("KG_SCRATCH_PASSWORD"))
+
+
+def _store_url(value: str | None, home: Path) -> str:
+    if value is None:
+        return (home / "backups").as_uri()
+    if value.startswith("s3://") and len(value) > len("s3://"):
+        return value
+    if value.startswith("file:///"):
+        return value
+    raise SettingsError(
+        "KG_STORE_URL is not the address of a store", hint="put file:///folder or s3://bucket/prefix in it"
+    )
+
+
+def _read_file(path: Path) -> EnvironmentFile:
+    try:
+        with path.open("rb") as stream:
+            return EnvironmentFile.model_validate(tomllib.load(stream))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path} does not exist", hint="each environment has a TOML file there") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{path}: {where}: {first['msg']}") from error
