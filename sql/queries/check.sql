@@ -1,0 +1,61 @@
+-- name: server_state
+-- Is this a standby, and would a transaction here be read-only?
+SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean;
+
+-- name: privileges_of_role
+-- What this role may do with the database and the schemas; null for a schema that is not there.
+SELECT has_database_privilege(current_database(), 'CREATE') AS database,
+       (SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') FROM pg_namespace
+         WHERE nspname = %(schema)s) AS schema,
+       (SELECT has_schema_privilege(oid, 'USAGE') AND pg_has_role(nspowner, 'MEMBER') FROM pg_namespace
+         WHERE nspname = 'kg_ops') AS kg_ops,
+       quote_ident(current_database()) AS database_name, quote_ident(%(schema)s) AS schema_name,
+       quote_ident(current_user) AS role_name;
+
+-- name: foreign_owners
+-- Tables of ours whose owner this role is not a member of: it can change none of them.
+SELECT quote_ident(relname), quote_ident(pg_get_userbyid(relowner)) FROM pg_class
+ WHERE relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND relname = ANY (%(tables)s) AND relkind IN ('r', 'p')
+   AND NOT pg_has_role(relowner, 'MEMBER')
+ ORDER BY 1;
+
+-- name: waiting_sessions
+-- Sessions of this database that wait for a lock, longest first, each with one that it waits for.
+SELECT w.pid, coalesce(w.usename, '?')::text, extract(epoch FROM clock_timestamp() - w.query_start)::float8,
+       b.pid, coalesce(b.usename, '?')::text, coalesce(b.state, 'background'),
+       coalesce(regexp_replace(left(b.query, 80), '\s+', ' ', 'g'), '')
+  FROM pg_stat_activity w
+ CROSS JOIN LATERAL (SELECT unnest(pg_blocking_pids(w.pid)) AS pid LIMIT 1) p
+  JOIN pg_stat_activity b ON b.pid = p.pid
+ WHERE w.datname = current_database() AND w.wait_event_type = 'Lock'
+ ORDER BY 3 DESC;
+
+-- name: idle_transactions
+-- Sessions of this database that did nothing in an open transaction for at least so many seconds.
+SELECT pid, coalesce(usename, '?')::text, extract(epoch FROM clock_timestamp() - state_change)::float8,
+       coalesce(regexp_replace(left(query, 80), '\s+', ' ', 'g'), '')
+  FROM pg_stat_activity
+ WHERE datname = current_database() AND state LIKE 'idle in transaction%%' AND pid <> pg_backend_pid()
+   AND clock_timestamp() - state_change >= make_interval(secs => %(seconds)s)
+ ORDER BY 3 DESC;
+
+-- name: sees_all_sessions
+-- May this role see what others' sessions run?
+SELECT pg_has_role('pg_read_all_stats', 'USAGE');
+
+-- name: archiving
+-- Does the server archive its write-ahead log, and did it lately fail to?
+SELECT current_setting('archive_mode'), last_archived_time, last_failed_time FROM pg_stat_archiver;
+
+-- name: filtered_tables
+-- Tables to be dumped whose rows row security would hide from this role.
+SELECT c.oid::regclass::text
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND c.relrowsecurity AND row_security_active(c.oid)
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+   AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY (%(schemas)s))
+ ORDER BY 1;
+
+-- name: try_vector
+-- In a transaction that is rolled back: may this role create the extension?
+CREATE EXTENSION vector;

@@ -1,0 +1,144 @@
+"""The guide's --check-only: could a deploy go well, and if not, what is to be done first? Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from tasks.core.errors import OpsError, PrivilegeMissing
+from tasks.core.postgres.connections import Connection, Server, connect, describe, target
+from tasks.core.schema import ledger, server_checks
+from tasks.core.schema.adoption import judge
+from tasks.core.schema.expected import Expected, expected_catalogs
+from tasks.core.schema.migrations import Migration, load_migrations
+from tasks.core.schema.report import CheckResult, Report, failed, ok, run_check, skipped
+from tasks.core.schema.server_checks import Patience
+from tasks.core.schema.verify import check_schema, expectation
+from tasks.core.settings import Settings
+
+ADVISORY = frozenset(
+    {"adoption", "migrations", "locks", "idle in transaction", "invalid indexes", "proved backup", "archiving"}
+)
+"""Names of checks whose failure does not keep a deploy from going on: it meets them itself, at its own time, or mends
+them.
+"""
+
+_DEFAULT_PATIENCE = Patience()
+
+
+def check(settings: Settings, *, patience: Patience = _DEFAULT_PATIENCE) -> Report:
+    """Every check, each with its remedy where it failed. Raises ConnectionFailed."""
+    with connect(target(settings), purpose="check", database=settings.database) as conn:
+        server = describe(conn)
+        return Report(tuple(_all(conn, server, settings, patience)))
+
+
+def _all(conn: Connection, server: Server, settings: Settings, patience: Patience) -> Iterator[CheckResult]:
+    def run(name: str, look: Callable[..., CheckResult], *values: object) -> CheckResult:
+        return run_check(name, partial(look, *values))
+
+    yield run("server", server_checks.check_server, conn, server)
+    yield run("client tools", server_checks.check_tools, server, settings)
+    vector = run("pgvector", server_checks.check_vector, conn, server)
+    yield vector
+    expected, problem = _expected(conn, settings, vector)
+    yield run("privileges", server_checks.check_privileges, conn, settings, expected)
+    yield problem or run("schema", _schema, conn, settings, expected)
+    yield run("migrations", _pending, conn, settings)
+    yield run("locks", server_checks.check_locks, conn, patience)
+    yield run("idle in transaction", server_checks.check_idle, conn, patience)
+    yield run("invalid indexes", server_checks.check_invalid_indexes, conn, settings)
+    yield run("row security", server_checks.check_row_security, conn, settings, server)
+    yield run("archiving", server_checks.check_archiving, conn)
+    store = run("store", _store, settings)
+    yield store
+    yield _unless_failed(store, "proved backup", partial(_proved_backup, conn, settings))
+
+
+def _unless_failed(first: CheckResult, name: str, look: Callable[[], CheckResult]) -> CheckResult:
+    return skipped(name, f"{first.name} failed") if first.status == "failed" else run_check(name, look)
+
+
+def _expected(conn: Connection, settings: Settings, vector: CheckResult) -> tuple[Expected | None, CheckResult | None]:
+    """What the migrations would make here, or the check that says why it cannot be known."""
+    if vector.status == "failed":
+        return None, skipped("schema", "pgvector failed, and without it our tables cannot be")
+    try:
+        migrations = load_migrations(settings.migrations)
+        return expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache"), None
+    except PrivilegeMissing as error:
+        return None, skipped("schema", f"what it should be cannot be found out: {error}")
+    except OpsError as error:
+        return None, failed("schema", str(error))
+
+
+def _schema(conn: Connection, settings: Settings, expected: Expected) -> CheckResult:
+    """Our tables against the ledger: fresh, to be adopted, or as the applied revision says."""
+    entries = ledger.entries(conn)
+    if entries:
+        migrations = load_migrations(settings.migrations)
+        if {entry.revision for entry in entries} - {migration.revision for migration in migrations}:
+            return skipped("schema", "an applied revision has no file: see migrations")
+        schema = settings.database.schema_name
+        return check_schema(conn, schema, expectation(conn, settings, migrations, entries))
+    return _adoption(conn, settings, expected)
+
+
+def _adoption(conn: Connection, settings: Settings, expected: Expected) -> CheckResult:
+    verdict = judge(conn, expected, settings.database.schema_name)
+    if verdict.kind == "apply":
+        return ok("schema", "there is no table of ours: a deploy makes them")
+    if verdict.kind == "adopt":
+        accepted = f", with {len(verdict.tolerated)} harmless differences" if verdict.tolerated else ""
+        return ok("adoption", f"the tables are there without a ledger: a deploy adopts them as they are{accepted}")
+    listed = "; ".join(str(difference) for difference in verdict.differences)
+    return failed("adoption", f"there are tables of ours, but not those of the first revision: {listed}")
+
+
+def _pending(conn: Connection, settings: Settings) -> CheckResult:
+    migrations: Sequence[Migration] = load_migrations(settings.migrations)
+    entries = ledger.entries(conn)
+    waiting = ledger.pending(migrations, entries)
+    revision = f"revision {entries[-1].revision}" if entries else "no revision"
+    if not waiting:
+        return ok("migrations", f"{revision}, nothing is pending")
+    return ok("migrations", f"{revision}, pending: {', '.join(migration.label for migration in waiting)}")
+
+
+def _store(settings: Settings) -> CheckResult:
+    from tasks.core.store.base import open_store, probe  # with it comes boto3, where the store is S3
+
+    store = open_store(settings)
+    lacking = probe(store)
+    return ok("store", f"{store.url} can be written and read" + "".join(f"; it lacks: {one}" for one in lacking))
+
+
+def _proved_backup(conn: Connection, settings: Settings) -> CheckResult:
+    """The newest backup of this very database that a drill has restored."""
+    from tasks.core.backup.contents import identity_of
+    from tasks.core.backup.library import backups
+    from tasks.core.store.base import open_store
+
+    name, environment = "proved backup", settings.environment
+    mine = identity_of(conn)
+    found = [one for one in backups(open_store(settings), environment) if one.manifest.database.is_same(mine)]
+    if not found:
+        return skipped(name, f"no backup yet: kg backup {environment}")
+    proved = [one for one in found if one.proved]
+    if not proved:
+        return failed(name, f"none of {len(found)} is proved: kg restore-drill {environment}")
+    newest = proved[-1]
+    assert newest.proof is not None
+    age, limit = datetime.now(UTC) - newest.proof.created, settings.backup.max_proof_age
+    detail = f"{newest.id}, {newest.proof.grade}, proved {_ago(age)} ago"
+    if age > limit:
+        return failed(name, f"{detail}, longer than {_ago(limit)}: kg backup {environment}")
+    return ok(name, detail)
+
+
+def _ago(age: timedelta) -> str:
+    minutes = age.total_seconds() / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days"

@@ -1,0 +1,59 @@
+"""What a check or a verification found, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import psycopg
+
+from tasks.core.errors import OpsError
+from tasks.core.postgres.connections import database_errors
+
+Status: TypeAlias = Literal["ok", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One line: what was looked at, how it is, and (in `detail`) the figures or the remedy."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """`ok` unless a check failed; a skipped one says why in its detail."""
+
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(check.status != "failed" for check in self.checks)
+
+
+def ok(name: str, detail: str) -> CheckResult:
+    return CheckResult(name, "ok", detail)
+
+
+def failed(name: str, detail: str) -> CheckResult:
+    return CheckResult(name, "failed", detail)
+
+
+def skipped(name: str, detail: str) -> CheckResult:
+    return CheckResult(name, "skipped", detail)
+
+
+def run_check(name: str, check: Callable[[], CheckResult]) -> CheckResult:
+    """What `check` found; where it could not look, that is what failed. A lost connection is raised, since then no
+    check of the report means anything.
+    """
+    try:
+        with database_errors(f"looking at {name}"):
+            return check()
+    except OpsError as error:
+        if isinstance(error.__cause__, psycopg.OperationalError) and error.__cause__.sqlstate is None:
+            raise
+        return failed(name, str(error))

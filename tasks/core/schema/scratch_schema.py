@@ -1,0 +1,125 @@
+"""A schema that never comes to be: migrations run in it on a real server, inside a transaction that is rolled back."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+from psycopg.sql import SQL, Composed, Identifier
+
+from sql import query
+from tasks.core.errors import MigrationFailed, PrivilegeMissing
+from tasks.core.postgres.connections import Connection, database_errors
+from tasks.core.schema.execution import search_path
+from tasks.core.schema.migrations import Migration
+from tasks.core.schema.statements import Statement
+
+LOCK_TIMEOUT = "2s"
+
+# A comment, string, quoted identifier or dollar quote, in which CONCURRENTLY is just a word; then the word itself.
+_CONCURRENTLY = re.compile(
+    r"(--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|\$(\w*)\$.*?\$\2\$)|\bconcurrently\b",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+@contextmanager
+def scratch_schema(conn: Connection, schema: str) -> Iterator[str]:
+    """The name of a new schema that grants by default what `schema` does; in a transaction (a savepoint, where one is
+    open) that is rolled back. Raises PrivilegeMissing, and DatabaseError for what the server refuses in the block.
+    """
+    name = f"kg_expected_{uuid.uuid4().hex[:12]}"
+    with database_errors("making the expected tables in a scratch schema"), conn.transaction(force_rollback=True):
+        _set(conn, "lock_timeout", LOCK_TIMEOUT)
+        _create(conn, name)
+        for row in conn.execute(query("default_privileges"), {"schema": schema}).fetchall():
+            conn.execute(_default_privilege(name, *row))
+        yield name
+
+
+def run_in_scratch(conn: Connection, migration: Migration, scratch: str) -> None:
+    """Run the up script there. Raises MigrationFailed (file:line:column), also where it changes a table that no
+    migration made; PrivilegeMissing.
+    """
+    before = _locked_elsewhere(conn, scratch)
+    _set(conn, "search_path", search_path(conn, scratch))
+    for statement in migration.up_script.statements:
+        if statement.words[:1] != ("vacuum",):  # cannot run in a transaction, and changes no catalog
+            _execute(conn, migration, statement)
+    foreign = _locked_elsewhere(conn, scratch) - before
+    if foreign:
+        raise MigrationFailed(
+            f"{migration.up.name} changes {', '.join(sorted(foreign))}, which no migration made",
+            hint="a migration changes our own tables only; this run was rolled back",
+        )
+
+
+def _execute(conn: Connection, migration: Migration, statement: Statement) -> None:
+    assert not statement.controls_transaction, "scripts.py refuses what would make the scratch schema real"
+    try:
+        # As bytes: psycopg would look for placeholders in a string.
+        conn.execute(_without_concurrently(statement).encode())
+    except psycopg.Error as error:
+        if error.sqlstate is None or conn.broken:
+            raise
+        place = _where(migration, statement, int(error.diag.statement_position or 1))
+        message = f"{place}: {error.diag.message_primary} ({error.sqlstate}), in a scratch schema"
+        if isinstance(error, errors.InsufficientPrivilege):
+            raise PrivilegeMissing(message, hint=_remedy(statement, error)) from error
+        raise MigrationFailed(message, hint=error.diag.message_hint) from error
+
+
+def _remedy(statement: Statement, error: psycopg.Error) -> str | None:
+    if statement.words[:2] == ("create", "extension"):
+        return "a superuser runs, in this database: CREATE EXTENSION vector"
+    return error.diag.message_hint
+
+
+def _where(migration: Migration, statement: Statement, position: int = 1) -> str:
+    line, column = statement.place(position)
+    return f"{migration.up.name}:{line}:{column}"
+
+
+def _without_concurrently(statement: Statement) -> str:
+    """Blanked out, so that the server's positions stay true."""
+    if not statement.concurrent:
+        return statement.text
+    return _CONCURRENTLY.sub(lambda match: match[1] or " " * len(match[0]), statement.text)
+
+
+def _create(conn: Connection, name: str) -> None:
+    try:
+        with conn.transaction():
+            conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(name)))
+    except errors.InsufficientPrivilege as error:
+        row = conn.execute(query("database_and_role")).fetchone()
+        assert row is not None
+        database, role = row
+        grant = SQL("GRANT CREATE ON DATABASE {} TO {};").format(Identifier(database), Identifier(role))
+        raise PrivilegeMissing(
+            f"the role {role} may not create a schema in the database {database}, and what the migrations make is "
+            "found out in one (it is rolled back)",
+            hint=f"ask the administrator for: {grant.as_string(conn)}",
+        ) from error
+
+
+def _default_privilege(scratch: str, objects: str, privilege: str, grantable: bool, grantee: str | None) -> Composed:
+    return SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT {} ON {} TO {}{}").format(
+        Identifier(scratch),
+        SQL(privilege),
+        SQL(objects),
+        Identifier(grantee) if grantee else SQL("PUBLIC"),
+        SQL(" WITH GRANT OPTION" if grantable else ""),
+    )
+
+
+def _locked_elsewhere(conn: Connection, scratch: str) -> set[str]:
+    return {str(row[0]) for row in conn.execute(query("locked_elsewhere"), {"schema": scratch})}
+
+
+def _set(conn: Connection, name: str, value: str) -> None:
+    conn.execute(query("set_migration_setting"), {"name": name, "value": value, "local": True})

@@ -1,0 +1,79 @@
+"""One migration file: its directives, its statements, and what keeps it from running as a migration.
+
+    -- migrate: no-transaction     its statements run one by one, outside a transaction (concurrent index builds)
+    -- migrate: irreversible       it loses data: there is no down script, its way back is a restore
+
+stand in the file's leading comment lines. Each file also runs by itself with `psql -f`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.core.errors import MigrationFailed
+from tasks.core.schema.statements import Statement, split_statements
+
+IRREVERSIBLE, NO_TRANSACTION = "irreversible", "no-transaction"
+
+_DIRECTIVE = re.compile(r"--\s*migrate:\s*(?P<word>.*?)\s*$")
+_KNOWN = {"up": (NO_TRANSACTION, IRREVERSIBLE), "down": (NO_TRANSACTION,)}
+
+
+@dataclass(frozen=True)
+class Script:
+    """One file, read once: what is checksummed is what runs. `checksum` is the sha256 of its bytes, in hex."""
+
+    path: Path
+    sql: str = field(repr=False)
+    checksum: str
+    directives: frozenset[str]
+    statements: tuple[Statement, ...] = field(repr=False)
+
+    @property
+    def transactional(self) -> bool:
+        return NO_TRANSACTION not in self.directives
+
+
+def read_script(path: Path, way: str) -> Script:
+    """The file at `path`; `way` is "up" or "down". Raises MigrationFailed with file:line."""
+    content = path.read_bytes()
+    try:
+        sql = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MigrationFailed(f"{path.name} is not UTF-8 (byte {error.start})") from None
+    directives = _directives(sql, path.name, way)
+    parts = tuple(split_statements(sql, path.name))
+    _refuse_transaction_control(parts, path.name)
+    return Script(path, sql, hashlib.sha256(content).hexdigest(), directives, parts)
+
+
+def _directives(sql: str, name: str, way: str) -> frozenset[str]:
+    """The words after `-- migrate:`. One below the first statement would be overlooked by a reader: refused."""
+    words, leading = set(), True
+    for number, line in enumerate(sql.splitlines(), start=1):
+        leading = leading and (not line.strip() or line.startswith("--"))
+        match = _DIRECTIVE.match(line)
+        if match is None:
+            continue
+        if not leading:
+            raise MigrationFailed(f"{name}:{number}: `-- migrate:` stands below the first statement", hint="move it up")
+        if match["word"] not in _KNOWN[way]:
+            raise MigrationFailed(
+                f"{name}:{number}: `-- migrate: {match['word']}` is not known here",
+                hint=f"known in {way} scripts: {', '.join(_KNOWN[way])}",
+            )
+        words.add(match["word"])
+    return frozenset(words)
+
+
+def _refuse_transaction_control(parts: tuple[Statement, ...], name: str) -> None:
+    for part in parts:
+        if part.controls_transaction:
+            raise MigrationFailed(
+                f"{name}:{part.line}:{part.column}: {part.words[0].upper()} in a migration",
+                hint="leave it out: the file and its ledger row are one transaction; under `-- migrate: "
+                "no-transaction` each statement is committed by itself",
+            )

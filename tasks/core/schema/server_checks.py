@@ -1,0 +1,170 @@
+"""What stands in the way of a deploy on the server's side: version, extension, privileges, locks, row security."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from psycopg import errors
+from psycopg.rows import dict_row
+
+from sql import query
+from tasks.core.postgres.connections import Connection, Server, vector_extension
+from tasks.core.postgres.tools import tools_for
+from tasks.core.schema.expected import Expected
+from tasks.core.schema.extension import known_bugs
+from tasks.core.schema.report import CheckResult, failed, ok
+from tasks.core.schema.verify import check_extension
+from tasks.core.settings import Settings
+
+OLDEST_SERVER = 12
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a session may wait for a lock, or be idle in a transaction, before a check fails."""
+
+    waiting: timedelta = timedelta(seconds=3)
+    idle: timedelta = timedelta(minutes=5)
+
+
+def check_server(conn: Connection, server: Server) -> CheckResult:
+    name, where = "server", f"PostgreSQL {server.version}, database {server.database}, role {server.role}"
+    if server.major < OLDEST_SERVER:
+        return failed(name, f"{where}: {OLDEST_SERVER} is the oldest that kg works with")
+    row = conn.execute(query("server_state")).fetchone()
+    assert row is not None
+    if row[0]:
+        return failed(name, f"{where}: it is a standby, which takes no writes; use the primary's address")
+    if row[1]:
+        return failed(name, f"{where}: default_transaction_read_only is on; set it off for this role or database")
+    return ok(name, where)
+
+
+def check_tools(server: Server, settings: Settings) -> CheckResult:
+    """Raises CommandMissing where every client is older than the server."""
+    tools = tools_for(server.major, settings.home)
+    newer = f", newer than the server ({server.major})" if tools.major != server.major else ""
+    return ok("client tools", f"pg_dump {tools.version} from {tools.source}{newer}")
+
+
+def check_vector(conn: Connection, server: Server) -> CheckResult:
+    """Installed, or such that the first migration can install it."""
+    name, vector = "pgvector", vector_extension(conn)
+    if vector.installed is not None:
+        found = check_extension(conn)
+        if found.status == "failed" or vector.available in (vector.installed, None):
+            return found
+        return ok(name, f"{found.detail}; the server has {vector.available}: ALTER EXTENSION vector UPDATE")
+    if vector.available is None:
+        return failed(
+            name,
+            f"the server has no pgvector: install its package (postgresql-{server.major}-pgvector on Debian); on "
+            "Supabase: Dashboard, Extensions",
+        )
+    bugs = "".join(f"; known bug: {bug}" for bug in known_bugs(vector.available))
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute(query("try_vector"))
+    except errors.InsufficientPrivilege:
+        return failed(
+            name,
+            f"{vector.available} is available, but role {server.role} may not create it: a superuser runs once, in "
+            f"database {server.database}: CREATE EXTENSION vector{bugs}",
+        )
+    return ok(name, f"{vector.available} is available, and the first migration creates it{bugs}")
+
+
+def check_privileges(conn: Connection, settings: Settings, expected: Expected | None) -> CheckResult:
+    """May the role make and change what a deploy makes and changes? Else the statement for the administrator."""
+    schema = settings.database.schema_name
+    with conn.cursor(row_factory=dict_row) as cursor:
+        may = cursor.execute(query("privileges_of_role"), {"schema": schema}).fetchone()
+    assert may is not None
+    remedies = list(_remedies(may))
+    if expected:
+        values = {"schema": schema, "tables": sorted(expected.scope)}
+        for table, owner in conn.execute(query("foreign_owners"), values).fetchall():
+            remedies.append(f"{table} belongs to {owner}: GRANT {owner} TO {may['role_name']}, or deploy as {owner}")
+    if remedies:
+        return failed("privileges", "an administrator runs: " + "; ".join(remedies))
+    return ok("privileges", f"{may['role_name']} may create schemas, and tables in {schema}")
+
+
+def _remedies(may: dict[str, Any]) -> list[str]:
+    role, schema = may["role_name"], may["schema_name"]
+    missing = []
+    if may["schema"] is None:
+        missing.append(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+    elif not may["schema"]:
+        missing.append(f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}")
+    if not may["database"]:
+        missing.append(f"GRANT CREATE ON DATABASE {may['database_name']} TO {role}")
+    if may["kg_ops"] is False:
+        missing.append(f"ALTER SCHEMA kg_ops OWNER TO {role}, and its tables likewise")
+    return missing
+
+
+def check_locks(conn: Connection, patience: Patience) -> CheckResult:
+    """Who waits for whom: a migration's locks would queue behind them."""
+    waiting = conn.execute(query("waiting_sessions")).fetchall()
+    lines = [
+        f"pid {pid} ({user}) has waited {seconds:.0f} s for pid {blocker} ({owner}, {state}: {said}); "
+        f"SELECT pg_terminate_backend({blocker}) ends that one"
+        for pid, user, seconds, blocker, owner, state, said in waiting
+        if seconds >= patience.waiting.total_seconds()
+    ]
+    return failed("locks", "; ".join(lines)) if lines else ok("locks", "no session waits for long" + _blind(conn))
+
+
+def check_idle(conn: Connection, patience: Patience) -> CheckResult:
+    """Transactions left open keep their locks and hold vacuum back."""
+    seconds = patience.idle.total_seconds()
+    found = conn.execute(query("idle_transactions"), {"seconds": seconds}).fetchall()
+    lines = [
+        f"pid {pid} ({user}) for {idle / 60:.0f} min after {said!r}; SELECT pg_terminate_backend({pid}) ends it"
+        for pid, user, idle, said in found
+    ]
+    name = "idle in transaction"
+    return failed(name, "; ".join(lines)) if lines else ok(name, f"none for {seconds / 60:.0f} min" + _blind(conn))
+
+
+def check_invalid_indexes(conn: Connection, settings: Settings) -> CheckResult:
+    schema = settings.database.schema_name
+    names = [str(row[0]) for row in conn.execute(query("unfinished_indexes"), {"schema": schema})]
+    if names:
+        remedy = f"unless one is being built just now: DROP INDEX CONCURRENTLY {schema}.<name>"
+        return failed("invalid indexes", f"{', '.join(names)}: left by a failed concurrent build ({remedy})")
+    return ok("invalid indexes", f"none in schema {schema}")
+
+
+def check_archiving(conn: Connection) -> CheckResult:
+    """For information: kg is no point-in-time recovery."""
+    row = conn.execute(query("archiving")).fetchone()
+    assert row is not None
+    mode, archived, broken = row
+    if mode == "off":
+        return ok("archiving", "archive_mode is off: what is written after the last backup can be lost with the server")
+    if broken and (archived is None or broken > archived):
+        return ok("archiving", f"archive_mode is {mode}, but archiving fails since {broken:%Y-%m-%d %H:%M} UTC")
+    return ok("archiving", f"archive_mode is {mode}: point-in-time recovery is that archive's work, not kg's")
+
+
+def check_row_security(conn: Connection, settings: Settings, server: Server) -> CheckResult:
+    """A role whose rows are filtered makes smaller backups than the tables are."""
+    scope = settings.database.scope
+    values = {"schemas": None if scope == "database" else list(scope)}
+    tables = [str(row[0]) for row in conn.execute(query("filtered_tables"), values)]
+    if tables:
+        return failed(
+            "row security",
+            f"rows of {', '.join(tables)} are hidden from role {server.role}: use the tables' owner, or an "
+            f'administrator runs: ALTER ROLE "{server.role}" BYPASSRLS',
+        )
+    return ok("row security", f"hides no row from role {server.role}")
+
+
+def _blind(conn: Connection) -> str:
+    row = conn.execute(query("sees_all_sessions")).fetchone()
+    return "" if row and row[0] else " (this role sees its own sessions only)"
