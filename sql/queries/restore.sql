@@ -1,0 +1,69 @@
+-- The restore beside the live tables, the loss report, and the swap.
+
+-- name: tables_in_schema
+-- Ordinary and partitioned tables of one schema.
+SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND relkind IN ('r', 'p')
+ORDER BY relname;
+
+-- name: trigger_functions_of
+-- Functions that triggers of these tables call, in the same schema, with their argument types.
+SELECT DISTINCT function.proname::text, pg_get_function_identity_arguments(function.oid)
+FROM pg_trigger AS made
+JOIN pg_class AS class ON class.oid = made.tgrelid
+JOIN pg_proc AS function ON function.oid = made.tgfoid
+WHERE NOT made.tgisinternal
+  AND class.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND class.relname = ANY (%(tables)s)
+  AND function.pronamespace = class.relnamespace
+ORDER BY 1;
+
+-- name: foreign_dependents
+-- What hangs on these tables and is not ours: it would follow the replaced table, so it bars a swap.
+WITH ours AS (
+    SELECT oid, relname FROM pg_class
+    WHERE relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND relname = ANY (%(tables)s)
+)
+SELECT DISTINCT format('%%s %%s on %%s',
+           CASE class.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, class.oid::regclass, ours.relname)
+FROM ours
+JOIN pg_depend AS depends ON depends.refobjid = ours.oid AND depends.refclassid = 'pg_class'::regclass
+JOIN pg_rewrite AS rule ON rule.oid = depends.objid AND depends.classid = 'pg_rewrite'::regclass
+JOIN pg_class AS class ON class.oid = rule.ev_class AND class.oid <> ours.oid
+UNION
+SELECT format('foreign key %%s of %%s on %%s', quote_ident(conname), conrelid::regclass, ours.relname)
+FROM ours JOIN pg_constraint ON confrelid = ours.oid AND contype = 'f'
+WHERE conrelid NOT IN (SELECT oid FROM ours)
+UNION
+SELECT format('publication %%s of %%s', quote_ident(pubname), ours.relname)
+FROM ours JOIN pg_publication_rel ON prrelid = ours.oid JOIN pg_publication ON pg_publication.oid = prpubid
+UNION
+SELECT format('table %%s inherits from %%s', inhrelid::regclass, ours.relname)
+FROM ours JOIN pg_inherits ON inhparent = ours.oid
+WHERE inhrelid NOT IN (SELECT oid FROM ours)
+UNION
+SELECT format('trigger %%s of %%s calls %%s', quote_ident(made.tgname), made.tgrelid::regclass, function.proname)
+FROM pg_trigger AS made JOIN pg_proc AS function ON function.oid = made.tgfoid
+WHERE NOT made.tgisinternal AND made.tgrelid NOT IN (SELECT oid FROM ours)
+  AND made.tgfoid IN (SELECT tgfoid FROM pg_trigger JOIN ours ON tgrelid = ours.oid WHERE NOT tgisinternal)
+ORDER BY 1;
+
+-- name: live_columns
+-- The live table's columns: is each part of the primary key, and has the staged table it, of the same type?
+SELECT live.attname::text,
+       EXISTS (SELECT FROM pg_index WHERE indrelid = live.attrelid AND indisprimary AND live.attnum = ANY (indkey)),
+       staged.attname IS NOT NULL
+FROM pg_attribute AS live
+LEFT JOIN pg_attribute AS staged ON staged.attname = live.attname AND staged.atttypid = live.atttypid
+    AND staged.attrelid = to_regclass(%(staged)s) AND staged.attnum > 0 AND NOT staged.attisdropped
+WHERE live.attrelid = to_regclass(%(live)s) AND live.attnum > 0 AND NOT live.attisdropped
+ORDER BY live.attnum;
+
+-- name: compare_rows
+-- Rows written since: in the live table only, in the staged one only, and with another content. *<> compares the
+-- stored bytes, so that it holds for every type, whatever the search_path. A column that the staged table has not
+-- is lost where it holds anything.
+SELECT count(*) FILTER (WHERE staged.present IS NULL),
+       count(*) FILTER (WHERE live.present IS NULL),
+       count(*) FILTER (WHERE live.present AND staged.present
+                        AND (live.more OR live.content OPERATOR (pg_catalog.*<>) staged.content))
+FROM (SELECT {key}, true AS present, num_nonnulls({more}) > 0 AS more, ROW ({columns}) AS content FROM {live}) AS live
+FULL JOIN (SELECT {key}, true AS present, ROW ({columns}) AS content FROM {staged}) AS staged USING ({key});

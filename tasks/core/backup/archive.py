@@ -1,0 +1,228 @@
+"""Restoring a backup's archive into a scratch database, in three passes over the same stream.
+
+pg_restore reads from a pipe, so no plain copy ever lies on a disk and memory stays constant. It cannot run several jobs
+then (-j wants a file it can seek in), which costs little here: nearly all of the time goes into COPY, where one
+client keeps up with the decompression, and into the HNSW builds, for which the server starts workers of its own.
+The first and last pass need the archive's head only: pg_restore stops reading where the rows begin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from psycopg import Error as PostgresError
+from psycopg.sql import SQL, Identifier
+
+from sql import query
+from tasks.core import commands
+from tasks.core.addresses import Address
+from tasks.core.backup.manifest import Backup, Manifest
+from tasks.core.backup.readback import check_contents
+from tasks.core.backup.reading import plain_chunks
+from tasks.core.backup.toc import Contents, toc_reader
+from tasks.core.errors import CommandMissing, DatabaseError
+from tasks.core.postgres.connections import Connection, connect, database_errors, vector_extension
+from tasks.core.postgres.scratch import Scratch
+from tasks.core.postgres.tools import Tools
+from tasks.core.progress import note, track
+from tasks.core.settings import Settings
+from tasks.core.store.base import Store, open_store
+from tasks.core.vectors.memory import build_memory_bytes
+
+SECTIONS = ("pre-data", "data", "post-data")
+_TITLES = {"pre-data": "Restore the tables' form", "data": "Restore the rows", "post-data": "Build the indexes"}
+_DEFAULT_M = 16
+_LEAST_MEMORY = 64 << 20
+_MOST_MEMORY_ELSEWHERE = 1 << 30  # on a server that is not ours
+# Parallel builds of these pgvector versions can overflow a buffer: https://github.com/pgvector/pgvector/releases/tag/v0.8.2
+_UNSAFE_PARALLEL = ((0, 6, 0), (0, 8, 1))
+
+
+def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dict[str, float]:
+    """Restore everything into the empty scratch database; seconds by section.
+
+    Every byte of the archive is checked against the manifest on the way. Raises IntegrityError, CommandFailed with what
+    pg_restore said, DatabaseError for what the archive needs and this server lacks.
+    """
+    store = open_store(settings)
+    _refuse_old_server(scratch)
+    found = _contents(store, backup, scratch.tools)
+    with TemporaryDirectory(prefix="kg-restore-") as folder, connect(scratch.address, purpose="restore") as conn:
+        _prepare(conn, backup.manifest, scratch, found)
+        chosen = Path(folder, "use-list")
+        chosen.write_text(found.without(_present_schemas(conn)), encoding="utf-8")
+        seconds = {}
+        for section in SECTIONS:
+            started = time.monotonic()
+            options = _server_options(conn, backup.manifest, scratch) if section == "post-data" else {}
+            _restore_section(settings, store, backup, scratch, section, chosen, options)
+            seconds[section] = round(time.monotonic() - started, 3)
+    return seconds
+
+
+def restore_argv(tools: Tools, address: Address, section: str, chosen: Path) -> list[str | Path]:
+    """pg_restore's words for one section from standard input. Tablespaces, subscriptions and security labels belong to
+    the original's cluster, and are left out.
+    """
+    return [
+        tools.pg_restore,
+        "--exit-on-error",
+        "--no-password",
+        "--no-tablespaces",
+        "--no-subscriptions",
+        "--no-security-labels",
+        f"--section={section}",
+        f"--use-list={chosen}",
+        f"--dbname={dbname_word(address)}",
+    ]
+
+
+def dbname_word(address: Address) -> str:
+    """pg_restore connects only with --dbname, and takes a name with '=' in it for a connection string: so it is one."""
+    return "dbname='" + address.dbname.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _restore_section(
+    settings: Settings,
+    store: Store,
+    backup: Backup,
+    scratch: Scratch,
+    section: str,
+    chosen: Path,
+    options: dict[str, str],
+) -> None:
+    argv = restore_argv(scratch.tools, scratch.address, section, chosen)
+    env = _environment(scratch.address, options)
+    whole = section == "data"
+    total = backup.manifest.dump.plain_bytes if whole else None
+    with (
+        track(f"restore-{section}", _TITLES[section], total=total, unit="bytes") as progress,
+        commands.stream(argv, env=env, timeout=settings.backup.dump_timeout.total_seconds(), stdin=True) as child,
+        closing(plain_chunks(store, backup)) as chunks,
+    ):
+        for passed in _pump(child, chunks, whole=whole):
+            progress.advance(passed)
+
+
+def _pump(child: commands.Running, chunks: Iterator[bytes], *, whole: bool) -> Iterator[int]:
+    """Feed `chunks` to the child as long as it reads. With `whole` the rest is read all the same, to be checked."""
+    hungry = True
+    for chunk in chunks:
+        if hungry:
+            try:
+                child.stdin.write(chunk)
+            except BrokenPipeError:
+                hungry = False
+        if not (hungry or whole):
+            break
+        yield len(chunk)
+    with suppress(BrokenPipeError):
+        child.stdin.close()
+
+
+def _contents(store: Store, backup: Backup, tools: Tools) -> Contents:
+    with toc_reader(tools) as toc, closing(plain_chunks(store, backup)) as chunks:
+        for chunk in chunks:
+            if not toc.feed(chunk):
+                break
+        found = toc.contents()
+    check_contents(backup, found)
+    return found
+
+
+def _refuse_old_server(scratch: Scratch) -> None:
+    # pg_restore of 17 and later begins with SET transaction_timeout, which earlier servers do not know.
+    if scratch.server.major < 17 <= scratch.tools.major:
+        raise CommandMissing(
+            f"pg_restore {scratch.tools.version} cannot restore into PostgreSQL {scratch.server.version}",
+            hint=f"apt install postgresql-client-{scratch.server.major}, or let KG_SCRATCH_URL name a newer server",
+        )
+
+
+def _prepare(conn: Connection, manifest: Manifest, scratch: Scratch, found: Contents) -> None:
+    """What the archive takes for granted: roles always; schemas and extensions where it holds only some schemas."""
+    with database_errors("preparing the scratch database"):
+        _make_roles(conn, manifest, scratch)
+        present = {row[0] for row in conn.execute(query("installed_extensions"))}
+    for name, extension in manifest.extensions.items():
+        if name not in present and not found.has(f"EXTENSION - {name}"):
+            _make_extension(conn, name, extension.schema_name)
+
+
+def _make_extension(conn: Connection, name: str, schema: str) -> None:
+    """Best effort: what needs an extension that cannot be had here fails by its name, and the rest restores."""
+    names = {"name": Identifier(name), "schema": Identifier(schema)}
+    try:
+        if not schema.startswith("pg_"):
+            conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {schema}").format(**names))
+        conn.execute(SQL("CREATE EXTENSION IF NOT EXISTS {name} SCHEMA {schema}").format(**names))
+    except PostgresError as error:
+        note(f"the scratch server has no extension {name}: {error.diag.message_primary}")
+
+
+def _make_roles(conn: Connection, manifest: Manifest, scratch: Scratch) -> None:
+    """Roles that the archive names: owners, grantees, those of policies. NOLOGIN, and only in a cluster of our own."""
+    wanted = [role for role in manifest.roles if not role.startswith("pg_")]
+    present = {row[0] for row in conn.execute(query("roles_present"), {"roles": wanted})}
+    missing = [role for role in wanted if role not in present]
+    if missing and not scratch.own:
+        raise DatabaseError(
+            f"the scratch server lacks the roles {', '.join(missing)}, which the backup names",
+            hint=f"make them there, each by CREATE ROLE {Identifier(missing[0]).as_string(conn)} NOLOGIN, "
+            "or leave KG_SCRATCH_URL out",
+        )
+    for role in missing:
+        conn.execute(SQL("CREATE ROLE {} NOLOGIN").format(Identifier(role)))
+
+
+def _present_schemas(conn: Connection) -> list[str]:
+    """TOC entries of schemas that are there already: creating them again would end the restore."""
+    return [f"SCHEMA - {row[0]}" for row in conn.execute(query("all_schemas"))]
+
+
+def _environment(address: Address, options: dict[str, str]) -> dict[str, str]:
+    env = {**address.environment(), "PGAPPNAME": "kg restore"}
+    words = [f"-c {name}={value}" for name, value in options.items()]
+    return {**env, "PGOPTIONS": " ".join([env.get("PGOPTIONS", ""), *words]).strip()}
+
+
+def _server_options(conn: Connection, manifest: Manifest, scratch: Scratch) -> dict[str, str]:
+    """Settings for building the indexes: memory for the largest vector column's graph, and parallel only where safe."""
+    largest = 0
+    with database_errors("looking for vector columns"):
+        for label, dimensions in conn.execute(query("vector_columns"), {}):
+            largest = max(largest, build_memory_bytes(manifest.tables.get(label, 0), max(dimensions, 1), _DEFAULT_M))
+        vector = vector_extension(conn).installed or ""
+    memory = max(_LEAST_MEMORY, min(largest + largest // 10, _memory_to_spare(scratch)))
+    options = {"maintenance_work_mem": f"{memory >> 10}kB"}
+    if not scratch.own or _unsafe_parallel(vector) or memory > _shared_memory_free():
+        options["max_parallel_maintenance_workers"] = "0"
+    return options
+
+
+def _memory_to_spare(scratch: Scratch) -> int:
+    """Half of what this machine has free; another machine is asked for little."""
+    if not scratch.own:
+        return _MOST_MEMORY_ELSEWHERE
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
+
+
+def _shared_memory_free() -> int:
+    # A parallel build takes its memory there; a plain container has 64 MB.
+    shared = Path("/dev/shm")  # noqa: S108
+    return shutil.disk_usage(shared).free if shared.is_dir() else 0
+
+
+def _unsafe_parallel(version: str) -> bool:
+    first, last = _UNSAFE_PARALLEL
+    return first <= _numbers(version) <= last
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

@@ -1,0 +1,216 @@
+"""What is known of a backup: its manifest, written last of all, and the proof that a restore drill puts beside it.
+
+Keys: <environment>/<id>/{database.dump.zst, manifest.json, proof.json}; <id> is the snapshot's time and 8 hex digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import uuid4
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.errors import IntegrityError
+from tasks.core.settings import Environment
+
+DUMP, MANIFEST, PROOF = "database.dump.zst", "manifest.json", "proof.json"
+_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def _utc(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return time.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_utc)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+
+class Identity(_Frozen):
+    """Whose backup it is. A clone carries the uuid, a sibling the system identifier: all that is known must agree."""
+
+    uuid: str = Field("", description="kg_ops' id of the database; empty where kg_ops is not there yet")
+    system_identifier: str = Field("", description="The cluster's; empty where the role may not read it")
+    name: str
+
+    def is_same(self, other: Identity) -> bool:
+        """Surely one database: no known field differs, and one besides the name is known to both."""
+        pairs = [(self.uuid, other.uuid), (self.system_identifier, other.system_identifier)]
+        known = [mine == theirs for mine, theirs in pairs if mine and theirs]
+        return self.name == other.name and bool(known) and all(known)
+
+
+class ServerFacts(_Frozen):
+    version: str
+    major: int
+    pgvector: str = Field("", description="Installed version; empty where the extension is not there")
+    pgvector_schema: str = ""
+    encoding: str
+    collation: str
+
+
+class ToolFacts(_Frozen):
+    pg_dump: str = Field(description="Version of the pg_dump that wrote the archive")
+    pg_dump_major: int
+    zstd_level: int
+
+
+class Extension(_Frozen):
+    version: str
+    schema_name: str
+
+
+class StoredObject(_Frozen):
+    """An object of the store: sizes in bytes and SHA-256 (hex), before and after compression."""
+
+    name: str
+    plain_bytes: int
+    plain_sha256: str
+    stored_bytes: int
+    stored_sha256: str
+
+
+class Toc(_Frozen):
+    """The archive's table of contents: how many entries, and the SHA-256 of their normalised list."""
+
+    entries: int
+    sha256: str
+
+
+class _Sealed(_Frozen):
+    """A document with a checksum over all its other fields, so that a changed field is noticed."""
+
+    version: Literal[1] = Field(1, alias="schema")
+    checksum: str = ""
+
+    def sealed(self) -> Self:
+        """The same with its checksum filled in."""
+        return self.model_copy(update={"checksum": _checksum(self.model_dump(mode="json", by_alias=True))})
+
+    def to_json(self) -> bytes:
+        return (self.model_dump_json(by_alias=True, indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, name: str) -> Self:
+        """Raises IntegrityError, which names the object, where it cannot be read or was changed."""
+        try:
+            document = json.loads(content)
+            found = cls.model_validate_json(content)
+        except (ValueError, ValidationError) as error:
+            raise IntegrityError(f"{name} cannot be read: {_first_line(error)}") from error
+        if found.checksum != _checksum(document):
+            raise IntegrityError(f"{name} was changed after it was written: its checksum does not fit its fields")
+        return found
+
+
+class Manifest(_Sealed):
+    """A backup's description. `created` is the time of the snapshot, by the server's clock."""
+
+    id: str = Field(pattern=f"^{_ID.pattern}$")
+    environment: Environment
+    created: UtcTime
+    revision: str = Field(description="Newest revision of the ledger; empty where there was none")
+    operation: str = Field("", description="The operation that made it, as the journal names it")
+    format: Literal["portable"] = "portable"
+    scope: Literal["database"] | tuple[str, ...]
+    database: Identity
+    server: ServerFacts
+    tool: ToolFacts
+    tables: dict[str, int] = Field(description="Rows of each dumped table, from the dump's own snapshot")
+    samples: dict[str, str] = Field(description="Hash of a sample of rows of each table that has a primary key")
+    sequences: tuple[str, ...] = Field(description="Owned sequences that were found ahead of their columns")
+    our_schema: str
+    our_tables: tuple[str, ...] = Field(description="What the fingerprint covers, in our_schema")
+    fingerprint: str
+    roles: tuple[str, ...]
+    extensions: dict[str, Extension]
+    objects: tuple[StoredObject, ...]
+    toc: Toc
+    snapshot_held_seconds: float
+    lsn: str = Field("", description="Where the write-ahead log stood; empty where it cannot be read")
+
+    @property
+    def dump(self) -> StoredObject:
+        return next(found for found in self.objects if found.name == DUMP)
+
+    @property
+    def folder(self) -> str:
+        return f"{self.environment}/{self.id}"
+
+
+class Proof(_Sealed):
+    """A restore drill's result. It counts for the manifest whose checksum it bears, and for no other."""
+
+    backup: str
+    manifest: str = Field(description="The manifest's checksum")
+    ok: bool
+    created: UtcTime
+    grade: Literal["restorable", "readable"] = Field(
+        description="restorable: same server major and pgvector; readable: others"
+    )
+    server: ServerFacts | None = Field(None, description="Where it was restored")
+    tables: dict[str, int] = Field(default_factory=dict, description="Rows counted in the restored copy")
+    fingerprint: str = ""
+    seconds: dict[str, float] = Field(default_factory=dict, description="Duration of each phase")
+    difference: str = Field("", description="The first thing that was not as the manifest says")
+
+
+class Backup(_Frozen):
+    """A manifest, and its proof where a drill has left one that belongs to it."""
+
+    manifest: Manifest
+    proof: Proof | None = None
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def created(self) -> datetime:
+        return self.manifest.created
+
+    @property
+    def proved(self) -> bool:
+        return self.proof is not None and self.proof.ok and self.proof.manifest == self.manifest.checksum
+
+    @property
+    def restorable(self) -> bool:
+        """Proved on the server's own major and pgvector."""
+        return self.proved and self.proof is not None and self.proof.grade == "restorable"
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(found.stored_bytes for found in self.manifest.objects)
+
+    def key(self, name: str) -> str:
+        return f"{self.manifest.folder}/{name}"
+
+
+def new_id(created: datetime) -> str:
+    return f"{created.astimezone(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of all fields but the checksum."""
+    rest = {name: value for name, value in document.items() if name != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

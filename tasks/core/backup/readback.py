@@ -1,0 +1,46 @@
+"""Reading a backup back: every byte of it, and what pg_restore finds in it, against its manifest."""
+
+from __future__ import annotations
+
+from tasks.core.backup.library import find
+from tasks.core.backup.manifest import DUMP, Backup
+from tasks.core.backup.reading import plain_chunks
+from tasks.core.backup.toc import Contents, toc_reader
+from tasks.core.errors import CommandFailed, IntegrityError
+from tasks.core.postgres.tools import Tools
+from tasks.core.progress import track
+from tasks.core.store.base import Store
+
+
+def read_back(store: Store, backup: Backup, tools: Tools) -> Contents:
+    """The archive's table of contents, when everything is as the manifest says.
+
+    Raises IntegrityError that names what differs: the manifest in the store, the stored bytes, the zstd frame, the
+    plain bytes, the table of contents.
+    """
+    manifest = find(store, backup.manifest.environment, backup.id).manifest
+    if manifest.checksum != backup.manifest.checksum:
+        raise IntegrityError(f"the manifest of backup {backup.id} in {store.url} is not the one that was written")
+    total = manifest.dump.plain_bytes
+    with track("read-back", f"Read {backup.id} back", total=total, unit="bytes") as progress:
+        try:
+            with toc_reader(tools) as toc:
+                for chunk in plain_chunks(store, backup):
+                    toc.feed(chunk)
+                    progress.advance(len(chunk))
+                found = toc.contents()
+        except CommandFailed as error:
+            raise IntegrityError(f"{backup.key(DUMP)} is no archive that can be read: {error.message}") from error
+        check_contents(backup, found)
+        progress.say(f"{total / 2**20:,.1f} MiB unchanged, {found.toc.entries} entries")
+    return found
+
+
+def check_contents(backup: Backup, found: Contents) -> None:
+    """Raises IntegrityError unless the archive's table of contents is the manifest's."""
+    wanted = backup.manifest.toc
+    if found.toc != wanted:
+        raise IntegrityError(
+            f"the table of contents of {backup.key(DUMP)} is not the manifest's: "
+            f"{found.toc.entries} entries, {found.toc.sha256[:16]}…; expected {wanted.entries}, {wanted.sha256[:16]}…"
+        )

@@ -1,0 +1,135 @@
+"""Our tables from a proved backup, built beside the live ones in the target, before anything is swapped.
+
+The archive is restored into a scratch server first, where our tables move to a schema of their own; a dump of only
+that schema then carries them to the target. So no archive's text is rewritten: the server itself spells the new
+schema. Other people's tables are never touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg.sql import SQL, Identifier
+
+from sql import query
+from tasks.core import commands
+from tasks.core.addresses import Address
+from tasks.core.backup.archive import dbname_word, restore_archive
+from tasks.core.backup.loss import tables_in
+from tasks.core.backup.manifest import Backup
+from tasks.core.errors import IntegrityError
+from tasks.core.operations.operation import Operation
+from tasks.core.postgres.connections import Connection, connect, database_errors, describe
+from tasks.core.postgres.scratch import Scratch, scratch_database
+from tasks.core.progress import track
+from tasks.core.schema import ledger
+from tasks.core.schema.catalog import fingerprint, read_catalog
+from tasks.core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Our tables as the backup has them, in `schema` of the target. `entries` is the backup's ledger."""
+
+    backup: Backup
+    schema: str
+    tables: tuple[str, ...]
+    entries: tuple[ledger.Entry, ...]
+
+
+@contextmanager
+def staged(operation: Operation, backup: Backup, tables: Sequence[str]) -> Iterator[Staged]:
+    """Those of `tables` that the backup holds, restored beside the live ones and compared with the manifest.
+
+    The staging schema is gone after the block, swapped or not. Raises IntegrityError where the copy differs from the
+    manifest, CommandFailed and DatabaseError where it could not be built.
+    """
+    settings = operation.settings
+    schema = f"kg_restore_{operation.id.hex[:8]}"
+    with operation.step("stage", schema=schema, backup=backup.id), operation.session("restore") as conn:
+        try:
+            found = _carry_over(settings, conn, backup, schema, tables)
+            _compare_with_manifest(conn, found)
+        except BaseException:
+            _drop(conn, schema)
+            raise
+    try:
+        yield found
+    finally:
+        with operation.session("restore clean-up") as conn:
+            _drop(conn, schema)
+
+
+def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: str, tables: Sequence[str]) -> Staged:
+    assert settings.address is not None
+    with scratch_database(settings, like=describe(conn)) as scratch:
+        with track("restore-scratch", f"Restore {backup.id} into a scratch server"):
+            restore_archive(settings, backup, scratch)
+        with connect(scratch.address, purpose="restore") as copy:
+            entries = ledger.entries(copy) if ledger.exists(copy) else ()
+            moved = _move_to(copy, settings.database.schema_name, schema, tables)
+        with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
+            _copy_schema(scratch, settings.address, schema)
+    return Staged(backup, schema, moved, entries)
+
+
+def _move_to(copy: Connection, source: str, schema: str, tables: Sequence[str]) -> tuple[str, ...]:
+    """In the scratch database: our tables and their trigger functions move to a schema that only they are in."""
+    present = [table for table in tables_in(copy, source) if table in tables]
+    with database_errors("moving the restored tables to a schema of their own"), copy.transaction():
+        copy.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
+        move_objects(copy, source, schema, present)
+    return tuple(present)
+
+
+def move_objects(conn: Connection, source: str, target: str, tables: Sequence[str]) -> None:
+    """Move tables (with their indexes, sequences, triggers) and the functions their triggers call."""
+    values = {"schema": source, "tables": list(tables)}
+    functions = conn.execute(query("trigger_functions_of"), values).fetchall()
+    for table in tables:
+        conn.execute(SQL("ALTER TABLE {} SET SCHEMA {}").format(Identifier(source, table), Identifier(target)))
+    for name, arguments in functions:
+        conn.execute(
+            SQL("ALTER FUNCTION {}({}) SET SCHEMA {}").format(
+                Identifier(source, name),
+                SQL(arguments),  # the server's own spelling of argument types; a trigger function has none
+                Identifier(target),
+            )
+        )
+
+
+def _copy_schema(scratch: Scratch, target: Address, schema: str) -> None:
+    """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between."""
+    dump: list[str | Path] = [scratch.tools.pg_dump, "--format=custom", "--compress=0", f'--schema="{schema}"']
+    restore: list[str | Path] = [
+        scratch.tools.pg_restore,
+        "--exit-on-error",
+        "--single-transaction",
+        "--dbname",
+        dbname_word(target),
+    ]
+    with (
+        commands.stream(restore, env=target.environment(), timeout=None, stdin=True) as writer,
+        commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
+    ):
+        shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)
+
+
+def _compare_with_manifest(conn: Connection, found: Staged) -> None:
+    manifest = found.backup.manifest
+    copied = fingerprint(read_catalog(conn, found.schema, found.tables))
+    if manifest.fingerprint and copied != manifest.fingerprint:
+        raise IntegrityError(
+            f"the copy of backup {found.backup.id} built in {found.schema} has fingerprint {copied[:12]}, "
+            f"its manifest says {manifest.fingerprint[:12]}",
+            hint=f"prove the backup again: kg restore-drill {manifest.environment} --backup {found.backup.id}",
+        )
+
+
+def _drop(conn: Connection, schema: str) -> None:
+    with database_errors(f"dropping the staging schema {schema}"):
+        conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))

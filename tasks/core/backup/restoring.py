@@ -1,0 +1,92 @@
+"""pg_restore at work on an archive from its standard input, into servers of any major.
+
+pg_restore of 17 and later begins with `SET transaction_timeout`, which earlier servers do not know, and cannot be told
+to leave out. There it writes SQL instead, which psql runs without that line.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from tasks.core import commands
+from tasks.core.addresses import Address
+from tasks.core.errors import CommandMissing
+from tasks.core.postgres.tools import Tools
+
+_UNKNOWN_SETTING = b"SET transaction_timeout"
+_HEADER_LINES = 40  # the settings stand in the first fifteen or so; rows come later, and are never looked at
+_SINCE = 17
+
+
+def dbname_word(address: Address) -> str:
+    """pg_restore connects only with --dbname, and takes a name with '=' in it for a connection string: so it is one."""
+    return "dbname='" + address.dbname.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@contextmanager
+def restoring(
+    tools: Tools,
+    address: Address,
+    server_major: int,
+    words: Sequence[str],
+    *,
+    options: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> Iterator[commands.Running]:
+    """A child whose stdin takes an archive and that restores it into `address`, stopping at the first error.
+
+    `words` are further options of pg_restore, `options` settings of its session. `timeout` in seconds. Raises
+    CommandFailed with what was said, CommandMissing where this server needs a psql that is not there.
+    """
+    env = _environment(address, options or {})
+    argv = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
+    if not (server_major < _SINCE <= tools.major):
+        with commands.stream([*argv, f"--dbname={dbname_word(address)}"], env=env, timeout=timeout, stdin=True) as child:
+            yield child
+        return
+    if tools.psql is None:
+        raise CommandMissing(
+            f"pg_restore {tools.version} cannot restore into PostgreSQL {server_major} without psql",
+            hint=f"apt install postgresql-client-{server_major}",
+        )
+    psql = [tools.psql, "--no-psqlrc", "--quiet", "--no-password", "--output=/dev/null", "--set=ON_ERROR_STOP=1"]
+    with (
+        commands.stream(psql, env=env, timeout=timeout, stdin=True) as runner,
+        commands.stream([*argv, "--file=-"], timeout=timeout, stdin=True) as writer,
+    ):
+        carrier = _carrier(writer.stdout, runner.stdin)
+        yield writer
+        with suppress(BrokenPipeError):
+            writer.stdin.close()
+        carrier.join()
+
+
+def without_unknown_setting(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Copy SQL, without the line that servers before 17 do not know."""
+    for _ in range(_HEADER_LINES):
+        line = source.readline()
+        if not line.startswith(_UNKNOWN_SETTING):
+            sink.write(line)
+    shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _carrier(source: IO[bytes], sink: IO[bytes]) -> threading.Thread:
+    def carry() -> None:
+        with suppress(BrokenPipeError, ValueError):  # psql has failed, or both were ended: their status tells
+            without_unknown_setting(source, sink)
+            sink.close()
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(carry,), daemon=True)
+    thread.start()
+    return thread
+
+
+def _environment(address: Address, options: Mapping[str, str]) -> dict[str, str]:
+    env = {**address.environment(), "PGAPPNAME": "kg restore"}
+    words = [f"-c {name}={value}" for name, value in options.items()]
+    return {**env, "PGOPTIONS": " ".join([env.get("PGOPTIONS", ""), *words]).strip()}

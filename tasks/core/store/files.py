@@ -1,0 +1,202 @@
+"""A folder as the store: file:///folder. An object appears by rename, so it is whole or not there.
+
+The bytes lie in a temporary file of the same folder until they are on the disk; then it gets its name, and the folder
+is flushed, so that a power cut loses neither.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+from tasks.core.errors import ObjectExists, ObjectMissing, StoreError
+from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check_prefix
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")
+
+
+class FileStore:
+    """Objects are files below `folder`; only their owner may read them, since dumps hold everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = folder.as_uri()
+
+    @classmethod
+    def from_url(cls, url: str) -> FileStore:
+        return cls(Path(unquote(urlsplit(url).path)))
+
+    def put(
+        self, key: str, chunks: Iterable[bytes], *, size_hint: int | None = None, only_if_absent: bool = False
+    ) -> Stored:
+        final = self._path(key)
+        temporary = final.parent / f".{final.name}.{uuid4().hex}.part"
+        tally = Tally()
+        doing = f"write {key} to {self.url}"
+        with _errors(doing):
+            self._make_folder(final.parent)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                for chunk in chunks:
+                    with _errors(doing):
+                        _write_all(file.fileno(), tally.add(chunk))
+                with _errors(doing):
+                    os.fsync(file.fileno())
+            with _errors(doing):
+                _publish(temporary, final, only_if_absent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            self._remove_empty_folders(final.parent)
+        return tally.stored
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[Reader]:
+        with _errors(f"read {key} of {self.url}"):
+            file = self._path(key).open("rb")
+        with file:
+            yield _Reader(file.fileno(), f"read {key} of {self.url}")
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        with _errors(f"list {self.url}"):
+            found = [path for path in self._files(check_prefix(prefix)) if not _TEMPORARY.fullmatch(path.name)]
+        for key, path in sorted((self._key(path), path) for path in found):
+            if key.startswith(prefix):
+                yield Entry(key, path.stat().st_size, _modified(path))
+
+    def delete(self, key: str) -> None:
+        with _errors(f"delete {key} of {self.url}"):
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            self._remove_empty_folders(path.parent)
+
+    def exists(self, key: str) -> bool:
+        with _errors(f"look for {key} in {self.url}"):
+            return self._path(key).is_file()
+
+    def unfinished(self, prefix: str, before: datetime) -> Iterator[str]:
+        with _errors(f"list {self.url}"):
+            for path in self._files(check_prefix(prefix)):
+                name = self._key(path)
+                if _TEMPORARY.fullmatch(path.name) and name.startswith(prefix) and _modified(path) < before:
+                    yield name
+
+    def discard(self, name: str) -> None:
+        folder, _, temporary = name.rpartition("/")
+        if not _TEMPORARY.fullmatch(temporary):
+            raise StoreError(f"{name!r} is not an unfinished upload")
+        with _errors(f"delete {name} of {self.url}"):
+            path = (self.folder / check_key(folder) if folder else self.folder) / temporary
+            path.unlink(missing_ok=True)
+            self._remove_empty_folders(path.parent)
+
+    def shortcomings(self, key: str) -> tuple[str, ...]:
+        try:
+            self.put(key, [b""], only_if_absent=True)
+        except ObjectExists:
+            return ()
+        return ("the store cannot refuse a key that is taken",)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / check_key(key)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _files(self, prefix: str) -> Sequence[Path]:
+        """Below the deepest folder that `prefix` names; a folder that is not there has none."""
+        top = self.folder / prefix.rpartition("/")[0]
+        found = []
+        for folder, _, names in os.walk(top, onerror=_raise_unless_missing):
+            found += [Path(folder, name) for name in names]
+        return found
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        if folder.parent != folder:
+            self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _flush_folder(folder.parent)
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        while folder != self.folder and folder.is_relative_to(self.folder):
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or another run's delete was first
+                return
+            folder = folder.parent
+
+
+class _Reader:
+    """Reads a file descriptor; an input/output error is the store's, and not the caller's own."""
+
+    def __init__(self, descriptor: int, doing: str) -> None:
+        self._descriptor, self._doing = descriptor, doing
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _errors(self._doing):
+            if size >= 0:
+                return os.read(self._descriptor, size)
+            return b"".join(iter(lambda: os.read(self._descriptor, 1 << 20), b""))
+
+
+def _modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _publish(temporary: Path, final: Path, only_if_absent: bool) -> None:
+    if only_if_absent:
+        try:
+            os.link(temporary, final)  # unlike rename, a link never replaces
+        except FileExistsError:
+            raise ObjectExists(f"{final} already exists") from None
+    else:
+        temporary.replace(final)
+    _flush_folder(final.parent)
+
+
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+@contextmanager
+def _errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"could not {doing}: it is not there") from error
+    except OSError as error:
+        hints = {
+            errno.EACCES: "give this user the right to read and write that folder, or set KG_STORE_URL",
+            errno.EROFS: "the file system is mounted read-only: set KG_STORE_URL to another place",
+            errno.ENOSPC: "the disk is full: prune backups, or set KG_STORE_URL to another place",
+            errno.EDQUOT: "the quota is used up: prune backups, or set KG_STORE_URL to another place",
+            errno.ENOTDIR: "a file is in the way of the folder: set KG_STORE_URL to a folder",
+        }
+        raise StoreError(f"could not {doing}: {error.strerror}", hint=hints.get(error.errno or 0)) from error
