@@ -1,0 +1,106 @@
+"""What a deploy would do, as data: computed without writing anything, shown to people, and bound to its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.core.errors import AdoptionRefused, Refused
+from tasks.core.postgres.connections import Connection, connect, describe, target
+from tasks.core.schema import ledger
+from tasks.core.schema.adoption import judge
+from tasks.core.schema.expected import Expected, expected_catalogs
+from tasks.core.schema.migrations import Migration, load_migrations
+from tasks.core.settings import Environment, Settings
+
+Action = Literal["apply", "adopt", "nothing"]
+
+
+@dataclass(frozen=True)
+class DeployPlan:
+    """`pending` is what would run, in order; `adopted` is recorded without running. `hash` names exactly this plan."""
+
+    environment: Environment
+    database: str
+    revision: str
+    pending: tuple[Migration, ...]
+    adopted: tuple[Migration, ...]
+    tolerated: tuple[str, ...]
+    unverified: tuple[str, ...]
+    hash: str
+
+    @property
+    def nothing_pending(self) -> bool:
+        return not (self.pending or self.adopted)
+
+    @property
+    def target_revision(self) -> str:
+        ahead = (*self.adopted, *self.pending)
+        return ahead[-1].revision if ahead else self.revision
+
+
+def preview(settings: Settings) -> DeployPlan:
+    """The plan of a deploy, on a connection of its own. Raises AdoptionRefused, Refused (drift) and DatabaseError."""
+    with connect(target(settings), purpose="plan", database=settings.database) as conn:
+        return make_plan(conn, settings)
+
+
+def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
+    """The plan on this connection's database; nothing is written."""
+    migrations = load_migrations(settings.migrations)
+    entries = ledger.entries(conn) if ledger.exists(conn) else ()
+    pending = ledger.pending(migrations, entries)
+    adopted: tuple[Migration, ...] = ()
+    tolerated: tuple[str, ...] = ()
+    if pending and not entries:
+        adopted, tolerated = _adoption(conn, settings, migrations)
+    to_run = tuple(migration for migration in pending if migration not in adopted)
+    server = describe(conn)
+    revision = entries[-1].revision if entries else ""
+    identity = str(ledger.identity(conn)) if ledger.exists(conn) else ""
+    return DeployPlan(
+        environment=settings.environment,
+        database=server.database,
+        revision=revision,
+        pending=to_run,
+        adopted=adopted,
+        tolerated=tolerated,
+        unverified=tuple(entry.revision for entry in entries if entry.verified_at is None),
+        hash=_hash([settings.environment, server.database, identity, revision], adopted, to_run),
+    )
+
+
+def agree(plan: DeployPlan, approved: str) -> None:
+    """Raises Refused unless `approved` (a plan's hash, or empty for any) is this plan."""
+    if approved and approved != plan.hash:
+        raise Refused(
+            f"the plan has changed since it was approved: {approved} is now {plan.hash}",
+            hint=f"look at it again with `kg deploy {plan.environment}`",
+        )
+
+
+def expected_of(conn: Connection, settings: Settings) -> Expected:
+    """What each revision of the migrations should look like on this connection's server."""
+    migrations = load_migrations(settings.migrations)
+    return expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
+
+
+def _adoption(
+    conn: Connection, settings: Settings, migrations: tuple[Migration, ...]
+) -> tuple[tuple[Migration, ...], tuple[str, ...]]:
+    """Revision 1 and what is tolerated, where its objects all exist and match; nothing where none exists."""
+    verdict = judge(conn, expected_of(conn, settings), settings.database.schema_name)
+    if verdict.kind == "refuse":
+        listed = "; ".join(difference.detail for difference in verdict.differences)
+        raise AdoptionRefused(
+            f"the database has tables of the knowledge graph that are not revision {migrations[0].revision}: {listed}",
+            hint="nothing was executed; make them match, or move them to another schema, and deploy again",
+        )
+    return ((migrations[0],), verdict.tolerated) if verdict.kind == "adopt" else ((), ())
+
+
+def _hash(place: list[str], adopted: tuple[Migration, ...], pending: tuple[Migration, ...]) -> str:
+    content = [place, [m.checksum for m in adopted], [m.checksum for m in pending]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]

@@ -1,0 +1,252 @@
+"""The ways back: revert, restore, reset, and the choice between them.
+
+`auto` never discards data. It reverts what the deploy applied; where that cannot be, it restores only when nothing
+written since the backup would be lost or the environment says `auto_restore = true`; else it fails, and names the
+state, the loss and the one command that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg.sql import SQL, Identifier
+
+from tasks.core import commands
+from tasks.core.backup.library import find
+from tasks.core.backup.loss import loss_report, tables_in
+from tasks.core.backup.restore import staged
+from tasks.core.backup.swap import foreign_dependents, loss_refused, swap
+from tasks.core.errors import OpsError, RollbackFailed
+from tasks.core.operations.migrate import our_fingerprint
+from tasks.core.operations.operation import Operation
+from tasks.core.operations.plan import expected_of
+from tasks.core.postgres.connections import Connection, database_errors
+from tasks.core.progress import note, track
+from tasks.core.schema import ledger
+from tasks.core.schema.catalog import Catalog
+from tasks.core.schema.expected import Expected
+from tasks.core.schema.migrations import Migration, load_migrations, revert
+from tasks.core.store.base import open_store
+
+Strategy = Literal["auto", "revert", "restore", "reset"]
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """`strategy` is what was done; `fingerprint` of the schema afterwards. `nothing` when there was nothing to undo."""
+
+    strategy: Strategy
+    nothing: bool
+    fingerprint: str
+    revision: str
+    reverted: tuple[str, ...] = ()
+    backup: str | None = None
+    replaced: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. `yes`: rows may go (drops of tables with rows, a restore that loses what was written since).
+
+    `only_operation`: undo no more than what the operation under way applied (a failed deploy's own rollback).
+    """
+
+    strategy: Strategy = "auto"
+    backup: str | None = None
+    yes: bool = False
+    only_operation: bool = False
+
+
+def roll_back(operation: Operation, request: Request) -> RolledBack:
+    """Undo by the strategy asked for. Raises RollbackFailed, with the state named and nothing half-done."""
+    ways = {"auto": _auto, "revert": _revert, "restore": _restore, "reset": _reset}
+    with operation.session("rollback") as conn:
+        expected = expected_of(conn, operation.settings)
+        return ways[request.strategy](operation, request, conn, expected)
+
+
+def _auto(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
+    to_undo = _to_undo(operation, request, conn)
+    if not to_undo:
+        return _outcome(operation, conn, expected, "auto", nothing=True, detail="no revision to undo")
+    try:
+        return _revert(operation, request, conn, expected)
+    except OpsError as barred:
+        backup = request.backup or to_undo[0].backup
+        if backup is None:
+            raise
+        note(f"reverting is not possible: {barred.message}")
+        accept = operation.settings.deploy.auto_restore
+        return _restore_from(operation, conn, expected, backup, accept_loss=accept)
+
+
+def _revert(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
+    to_undo = _to_undo(operation, request, conn)
+    if not to_undo:
+        return _outcome(operation, conn, expected, "revert", nothing=True, detail="no revision to undo")
+    files = {migration.revision: migration for migration in load_migrations(operation.settings.migrations)}
+    migrations = [_revertible(entry, files) for entry in reversed(to_undo)]
+    with operation.session("revert", autocommit=False) as worker:
+        for migration in migrations:
+            _revert_one(operation, worker, migration, expected, request.yes)
+    reverted = tuple(migration.revision for migration in migrations)
+    return _outcome(operation, conn, expected, "revert", reverted=reverted)
+
+
+def _restore(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
+    return _restore_from(operation, conn, expected, request.backup, accept_loss=request.yes)
+
+
+def _restore_from(
+    operation: Operation, conn: Connection, expected: Expected, backup_id: str | None, *, accept_loss: bool
+) -> RolledBack:
+    settings = operation.settings
+    schema = settings.database.schema_name
+    backup = find(open_store(settings), settings.environment, backup_id)
+    if not backup.proved:
+        raise RollbackFailed(
+            f"backup {backup.id} is not proved: it has never been restored",
+            hint=f"prove it first: kg restore-drill {settings.environment} --backup {backup.id}",
+        )
+    live = tuple(table for table in tables_in(conn, schema) if table in expected.scope)
+    dependents = foreign_dependents(conn, schema, live)
+    if dependents:
+        raise RollbackFailed(
+            f"others' objects hang on our tables and would follow the replaced ones: {'; '.join(dependents)}",
+            hint="drop them, roll back, and make them again",
+        )
+    with staged(operation, backup, sorted(expected.scope)) as found:
+        loss = loss_report(conn, schema, found.schema)
+        if loss and not accept_loss:
+            raise loss_refused(operation, found, loss)
+        swapped = swap(operation, found, live, accept_loss=accept_loss)
+    detail = "; ".join(map(str, swapped.loss)) or "nothing was lost"
+    return _outcome(operation, conn, expected, "restore", backup=backup.id, replaced=swapped.replaced, detail=detail)
+
+
+def _reset(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
+    """The guide's third scenario: the schema is kept, the rows go, the environment's command indexes again."""
+    schema = operation.settings.database.schema_name
+    live = [table for table in tables_in(conn, schema) if table in expected.scope]
+    rows = _rows(conn, schema, live)
+    if not live or not any(rows.values()):
+        return _outcome(operation, conn, expected, "reset", nothing=True, detail="the tables are empty already")
+    if not request.yes:
+        raise RollbackFailed(
+            f"reset would delete {_counted(rows)}; nothing was changed",
+            hint=f"to delete them: kg rollback {operation.settings.environment} --strategy reset --yes",
+        )
+    tables = SQL(", ").join(Identifier(schema, table) for table in live)
+    with (
+        operation.step("truncate", rows=rows),
+        operation.session("reset", autocommit=False) as worker,
+        database_errors("emptying the tables"),
+    ):
+        worker.execute(SQL("TRUNCATE {}").format(tables))
+        operation.guard(worker)
+        worker.commit()
+    return _outcome(operation, conn, expected, "reset", detail=_index_again(operation, rows))
+
+
+def _index_again(operation: Operation, rows: dict[str, int]) -> str:
+    application = operation.settings.application
+    deleted = f"deleted {_counted(rows)}"
+    if not application.index_command:
+        environment = operation.settings.environment
+        return f"{deleted}; no index_command is set: fill the tables with kg index {environment} PATH"
+    with operation.step("index"), track("index-command", "Index again"):
+        commands.run(application.index_command, timeout=application.command_timeout.total_seconds())
+    return f"{deleted}; indexed again"
+
+
+def _to_undo(operation: Operation, request: Request, conn: Connection) -> tuple[ledger.Entry, ...]:
+    """Applied (never adopted) revisions of this operation, or of the newest deploy that applied any; oldest first."""
+    entries = [entry for entry in ledger.entries(conn) if entry.kind == "applied"]
+    if request.only_operation:
+        # What a crashed deploy applied and nobody verified belongs to the deploy that found it.
+        return tuple(entry for entry in entries if entry.operation == operation.id or entry.verified_at is None)
+    newest = entries[-1].operation if entries else None
+    return tuple(entry for entry in entries if entry.operation == newest)
+
+
+def _revertible(entry: ledger.Entry, files: dict[str, Migration]) -> Migration:
+    migration = files.get(entry.revision)
+    if migration is None or migration.down is None:
+        raise RollbackFailed(f"revision {entry.revision} has no down script", hint="restore a backup instead")
+    if migration.checksum != entry.checksum:
+        raise RollbackFailed(
+            f"revision {entry.revision} was applied from another file than {migration.up.name} is now",
+            hint="check out the files that were deployed, or restore a backup",
+        )
+    if migration.irreversible:
+        raise RollbackFailed(f"revision {entry.revision} says that it is irreversible", hint="restore a backup instead")
+    return migration
+
+
+def _revert_one(operation: Operation, conn: Connection, migration: Migration, expected: Expected, yes: bool) -> None:
+    dropped = tables_made_by(expected, migration.revision)
+    schema = operation.settings.database.schema_name
+
+    def before(conn: Connection) -> None:
+        rows = {table: count for table, count in _rows(conn, schema, dropped, lock=True).items() if count}
+        if rows and not yes:
+            raise RollbackFailed(
+                f"reverting {migration.revision} would drop {_counted(rows)}; nothing was changed",
+                hint=f"to drop them: kg rollback {operation.settings.environment} --strategy revert --yes",
+            )
+
+    def record(conn: Connection) -> None:
+        ledger.record_reverted(conn, migration.revision, operation=operation.id)
+        operation.guard(conn)
+
+    title = f"Revert {migration.revision} {migration.name}"
+    with operation.step("revert", revision=migration.revision), track(f"revert-{migration.revision}", title):
+        revert(conn, migration, operation.settings.database, record, before=before)
+
+
+def tables_made_by(expected: Expected, revision: str) -> tuple[str, ...]:
+    """Tables that `revision` created: what its down script may drop."""
+    revisions = list(expected.catalogs)
+    before = revisions[revisions.index(revision) - 1]
+    return tuple(sorted(_tables(expected.catalogs[revision]) - _tables(expected.catalogs[before])))
+
+
+def _tables(catalog: Catalog) -> set[str]:
+    return {document["name"] for document in catalog["objects"].values() if document["kind"] == "table"}
+
+
+def _rows(conn: Connection, schema: str, tables: Sequence[str], *, lock: bool = False) -> dict[str, int]:
+    present = [table for table in tables if table in tables_in(conn, schema)]
+    if lock and present:
+        names = SQL(", ").join(Identifier(schema, table) for table in present)
+        conn.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+    counted = {}
+    for table in present:
+        row = conn.execute(SQL("SELECT count(*) FROM {}").format(Identifier(schema, table))).fetchone()
+        assert row
+        counted[table] = int(row[0])
+    return counted
+
+
+def _counted(rows: dict[str, int]) -> str:
+    return ", ".join(f"{table} with {count:,} rows" for table, count in rows.items() if count)
+
+
+def _outcome(
+    operation: Operation, conn: Connection, expected: Expected, strategy: Strategy, *, nothing: bool = False,
+    reverted: tuple[str, ...] = (), backup: str | None = None, replaced: str | None = None, detail: str = "",
+) -> RolledBack:  # fmt: skip
+    entries = ledger.entries(conn)
+    return RolledBack(
+        strategy=strategy,
+        nothing=nothing,
+        fingerprint=our_fingerprint(conn, operation.settings.database.schema_name, expected),
+        revision=entries[-1].revision if entries else "",
+        reverted=reverted,
+        backup=backup,
+        replaced=replaced,
+        detail=detail,
+    )
