@@ -1,0 +1,33 @@
+"""The nightly: a backup that is proved before it counts, and old ones pruned."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.steps import Steps
+from tasks.backups import make_backup, prove_backup, prune_backups
+from tasks.core.documents import BackupDocument
+from tasks.core.operations.operation import operation
+from tasks.core.settings import Environment, load_settings
+
+
+@flow(name="backup", flow_run_name="backup {environment}")
+def backup(environment: Environment, drill: bool = True, prune: bool = True) -> BackupDocument:
+    """Dump, upload, read back, restore somewhere else, compare, prune.
+
+    Args:
+        environment: Which environment's database to back up.
+        drill: Prove the backup by restoring it.
+        prune: Then delete what the retention no longer keeps.
+    """
+    steps = Steps(1 + drill + prune)
+    with operation(load_settings(environment), "backup"):
+        with steps("Back up"):
+            made = make_backup(environment)
+        if drill:
+            with steps("Restore drill"):
+                made = prove_backup(environment, made.id)
+        if prune:
+            with steps("Prune"):
+                prune_backups(environment, apply=True)
+    return BackupDocument.of(made)

@@ -1,0 +1,49 @@
+"""The application's side: index, search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.cli import render
+from flows.cli.answer import answer
+from flows.cli.options import EnvironmentName, Json, Language, Limit, Output, SearchText, SourceTree, Verbose
+
+if TYPE_CHECKING:
+    from tasks.core.documents import IndexDocument, SearchHit
+
+
+def index(environment: EnvironmentName, path: SourceTree, json: Json = False, verbose: Verbose = False) -> int:
+    """Index a source tree: an embedding of each file, and what imports what. Unchanged files are skipped."""
+
+    def work() -> IndexDocument:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        from tasks.core.application.index import index
+        from tasks.core.documents import IndexDocument
+
+        return IndexDocument.of(settings.environment, index(settings, path))
+
+    return answer(Output(json, verbose), work, render.index)
+
+
+def search(
+    environment: EnvironmentName,
+    text: SearchText,
+    limit: Limit = 10,
+    language: Language = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Find the files whose code comes nearest to a description."""
+
+    def work() -> list[SearchHit]:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        from tasks.core.application.search import search
+        from tasks.core.documents import SearchHit
+
+        return [SearchHit.of(hit) for hit in search(settings, text, limit=limit, language=language)]
+
+    return answer(Output(json, verbose), work, render.search)

@@ -1,0 +1,199 @@
+"""Verbs that look at or change the database: check, verify, deploy, rollback, reindex."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from flows.cli import render
+from flows.cli.answer import answer
+from flows.cli.confirm import confirm
+from flows.cli.options import (
+    Apply,
+    BackupId,
+    EnvironmentName,
+    Json,
+    NoProbes,
+    Output,
+    StrategyName,
+    StrategyOption,
+    Verbose,
+    Yes,
+)
+from tasks.core.errors import OpsError
+
+if TYPE_CHECKING:
+    from tasks.core.documents import DeployDocument, ReindexDocument, ReportDocument, RollbackDocument
+    from tasks.core.operations.plan import DeployPlan
+    from tasks.core.settings import Settings
+
+PREVIEW_LINES = 12
+
+
+def check(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
+    """Say whether a deploy could go well. Reads only.
+
+    Versions, pgvector, privileges, tables against the ledger, pending migrations, who blocks whom, invalid indexes,
+    the store, the last proved backup and its age.
+    """
+
+    def work() -> ReportDocument:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        from tasks.core.documents import ReportDocument
+        from tasks.core.schema.check import check
+
+        return ReportDocument.of(settings.environment, check(settings))
+
+    return answer(Output(json, verbose), work, render.report)
+
+
+def verify(
+    environment: EnvironmentName, no_probes: NoProbes = False, json: Json = False, verbose: Verbose = False
+) -> int:
+    """Compare the database with what its migrations say, and try it out.
+
+    The live probes (duplicates refused, similarity search, triggers, indexes) write and roll back.
+    """
+
+    def work() -> ReportDocument:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        from tasks.core.documents import ReportDocument
+        from tasks.core.schema.verify import verify
+
+        return ReportDocument.of(settings.environment, verify(settings, probes=not no_probes))
+
+    return answer(Output(json, verbose), work, render.report)
+
+
+def deploy(environment: EnvironmentName, yes: Yes = False, json: Json = False, verbose: Verbose = False) -> int:
+    """Carry the database to the newest revision.
+
+    Check, plan, backup, restore drill, migrate, verify, re-index advice, prune, report. When anything after the
+    migration fails, it rolls back.
+    """
+
+    def work() -> DeployDocument:
+        from flows.cli.engine import engine
+
+        with engine() as running:
+            from tasks.core.settings import load_settings
+
+            settings = load_settings(environment)
+            # --yes stands for whatever is pending then; a person's yes is for the plan that was shown, and no other.
+            approved = "" if yes and json else agreed_plan(settings, yes)
+            from flows.deploy import deploy
+
+            running.ready()
+            return deploy(environment=settings.environment, plan=approved)
+
+    def partial() -> DeployDocument:
+        from tasks.core.documents import DeployDocument
+
+        return DeployDocument(state="failed", environment=environment)
+
+    return answer(Output(json, verbose), work, render.deploy, partial=partial)
+
+
+def rollback(
+    environment: EnvironmentName,
+    strategy: StrategyOption = StrategyName.AUTO,
+    backup: BackupId = None,
+    yes: Yes = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Go back to before the last deploy. Rows go only with --yes.
+
+    revert runs the down scripts of what it applied; restore swaps our tables for those of a proved backup; reset
+    empties our tables and indexes again; auto reverts, and restores where it must and nothing would be lost.
+    """
+
+    def work() -> RollbackDocument:
+        from flows.cli.engine import engine
+
+        with engine() as running:
+            from tasks.core.settings import load_settings
+
+            settings = load_settings(environment)
+            if not yes:
+                show_rollback(settings, strategy, backup)
+                confirm(f"the rollback of {environment}")
+            from flows.rollback import rollback
+
+            running.ready()
+            return rollback(environment=settings.environment, strategy=strategy.value, backup=backup or "", yes=yes)
+
+    def partial() -> RollbackDocument:
+        from tasks.core.documents import RollbackDocument
+
+        return RollbackDocument(state="failed", environment=environment, strategy=strategy.value)
+
+    return answer(Output(json, verbose), work, render.rollback, partial=partial)
+
+
+def reindex(environment: EnvironmentName, apply: Apply = False, json: Json = False, verbose: Verbose = False) -> int:
+    """Say which vector indexes should be built anew, and why. Building them (--apply) is not there yet."""
+
+    def work() -> ReindexDocument:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        if apply:
+            raise OpsError(
+                "building a vector index anew beside the old one is not there yet; nothing was done",
+                hint=f"kg reindex {environment} says whether it is needed and with which parameters",
+            )
+        from tasks.core.documents import ReindexDocument
+        from tasks.core.vectors.advice import advise
+
+        return ReindexDocument.of(settings.environment, advise(settings))
+
+    return answer(Output(json, verbose), work, render.reindex)
+
+
+def agreed_plan(settings: Settings, yes: bool) -> str:
+    """Show what is pending, and ask unless `yes`. The hash of the plan that a person agreed to; else empty."""
+    from tasks.core.operations.plan import preview
+
+    plan = preview(settings)
+    if plan.nothing_pending:
+        return ""
+    show_plan(plan)
+    if yes or settings.deploy.confirm == "none":
+        return ""
+    confirm(f"the deploy to {settings.environment}")
+    return plan.hash
+
+
+def show_plan(plan: DeployPlan) -> None:
+    """What a deploy would run, on the error stream: the first lines of each pending file."""
+    _say(f"{plan.environment} (database {plan.database}) is at revision {plan.revision or 'none'}.")
+    for migration in plan.adopted:
+        _say(f"Revision {migration.revision} {migration.name} is there already and is adopted without running.")
+    for migration in plan.pending:
+        lines = migration.sql.splitlines()
+        _say(f"\n{migration.up.name} ({len(lines)} lines):\n{'-' * 60}")
+        _say("\n".join(lines[:PREVIEW_LINES]))
+        _say(f"{'...' if len(lines) > PREVIEW_LINES else ''}\n{'-' * 60}".lstrip("\n"))
+
+
+def show_rollback(settings: Settings, strategy: StrategyName, backup: str | None) -> None:
+    """What a rollback would do, on the error stream. Rows at stake stop it later, with their count, without --yes."""
+    source = f"backup {backup}" if backup else "the newest proved backup"
+    what = {
+        StrategyName.AUTO: "revert what the last deploy applied; where that cannot be, restore its backup if nothing "
+        "written since would be lost",
+        StrategyName.REVERT: "run the down scripts of what the last deploy applied",
+        StrategyName.RESTORE: f"swap our tables for those of {source}, keeping the replaced ones until pruned",
+        StrategyName.RESET: "empty our tables, keep the schema, and run the environment's index command",
+    }[strategy]
+    where = settings.address.label if settings.address else "the embedded server"
+    _say(f"This will roll back {settings.environment} ({where}): {what}.")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201

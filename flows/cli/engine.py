@@ -1,0 +1,206 @@
+"""The flow engine of one kg process: the Prefect server at PREFECT_API_URL, or one of our own as a child.
+
+    with engine() as running:       # the server's start overlaps what follows
+        from flows.deploy import deploy
+        ...
+        running.ready()             # raises EngineFailed where there is no server
+        deploy(environment="dev")
+
+Prefect reads its settings when it is imported and registers exit handlers that still talk to the server. So the
+environment variables are set, and the server's stop is registered with atexit (which runs in reverse), before that
+import: a server that stopped first would make the exit hang for a minute.
+"""
+
+from __future__ import annotations
+
+import atexit
+import http.client
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from tasks.core.errors import EngineFailed
+from tasks.core.progress import track
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 90.0  # a first start migrates an empty database: 7 s alone, several times that on a busy machine
+STOP_SECONDS = 2.0
+PROBE_SECONDS = 10.0
+
+_KEPT_OUTPUT_BYTES = 8_000
+
+# No telemetry, no console lines in the middle of the display; core's log lines go into the run's log.
+_CLIENT_VARIABLES = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+_SERVER_VARIABLES = {
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+
+
+class Engine:
+    """A server that is there, or is on its way. `url` is its API's."""
+
+    def __init__(self, url: str, server: OwnServer | None) -> None:
+        self.url, self._server = url, server
+        self._settings = ExitStack()
+
+    def ready(self) -> None:
+        """Return when flows can run. Raises EngineFailed. Imports Prefect."""
+        if self._server is None:
+            return
+        with track("engine", "Start the flow engine"):
+            self._server.wait()
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        # Heartbeats tell a server that a run has died. This server dies with the run, and each costs a second to join.
+        self._settings.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+
+    def output(self) -> str:
+        """The last of what a server of our own has printed."""
+        return self._server.output() if self._server else ""
+
+    def leave(self) -> None:
+        self._settings.close()
+
+
+class OwnServer:
+    """The child process of flows.cli.server, in a session of its own so that a Ctrl-C of the terminal spares it."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = int(listener.getsockname()[1])
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flows.cli.server", str(listener.fileno()), str(_lock_file())],
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=self._output,
+                env={**variables, **_SERVER_VARIABLES},
+                pass_fds=(listener.fileno(),),
+                start_new_session=True,
+            )
+        atexit.register(self.stop)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def wait(self) -> None:
+        """Return when it answers. The listening socket is the child's alone: its end is a refused connection."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            if self._answers():
+                return
+            time.sleep(0.05)
+        ended = self._process.poll()
+        self.stop()
+        said = self.output().strip().splitlines()
+        raise EngineFailed(
+            f"the Prefect server did not start ({f'it ended with {ended}' if ended is not None else 'too slow'})"
+            + (f": {said[-1]}" if said else ""),
+            hint="--verbose shows what it said; set PREFECT_HOME to a folder that can be written, or PREFECT_API_URL",
+        )
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PROBE_SECONDS)
+        try:
+            connection.request("GET", "/api/health")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def output(self) -> str:
+        size = self._output.seek(0, os.SEEK_END)
+        # pread leaves the offset, which the child shares, where it is.
+        kept = os.pread(self._output.fileno(), _KEPT_OUTPUT_BYTES, max(0, size - _KEPT_OUTPUT_BYTES))
+        return kept.decode(errors="replace")
+
+    def stop(self) -> None:
+        """Orderly within STOP_SECONDS (it still writes task runs down), then hard. Safe to call twice."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGKILL)
+                self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """Begin to start the engine, at once and without waiting. To be entered before anything imports Prefect.
+
+    Raises EngineFailed where nobody answers at PREFECT_API_URL.
+    """
+    assert "prefect" not in sys.modules, "Prefect has read its settings already"
+    os.environ.update(_CLIENT_VARIABLES)
+    url, server = os.environ.get("PREFECT_API_URL", ""), None
+    if url:
+        _probe(url)
+    else:
+        server = OwnServer({**os.environ, "PREFECT_API_URL": ""})
+        url = os.environ["PREFECT_API_URL"] = server.url
+        os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
+    started = Engine(url, server)
+    try:
+        yield started
+    finally:
+        log.debug("the Prefect server at %s said: %s", url, started.output().strip() or "nothing")
+        started.leave()
+
+
+def _probe(url: str) -> None:
+    """Whoever answers, with whatever status, is there; authentication and versions are Prefect's business."""
+    try:
+        with urlopen(f"{url.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 - the operator's own setting
+            return
+    except HTTPError as error:
+        if error.code < http.client.INTERNAL_SERVER_ERROR:
+            return
+        reason = f"it answers {error.code}"
+    except (URLError, OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+    raise EngineFailed(
+        f"no Prefect server at PREFECT_API_URL ({url}): {reason}",
+        hint="start it, correct PREFECT_API_URL, or unset it: kg then starts a server of its own",
+    )
+
+
+def _lock_file() -> Path:
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = home / "kg-server.lock"
+        lock.touch()
+    except OSError as error:
+        raise EngineFailed(
+            f"Prefect's folder {home} cannot be written: {error.strerror}",
+            hint="set PREFECT_HOME to a folder that can be",
+        ) from error
+    return lock

@@ -1,0 +1,51 @@
+"""The options of all verbs: one name and one meaning each, whichever verb takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class StrategyName(StrEnum):
+    """How rollback goes back. The values are those of documents.Strategy."""
+
+    AUTO = "auto"
+    REVERT = "revert"
+    RESTORE = "restore"
+    RESET = "reset"
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a verb answers: one JSON document or text, with or without the log and tracebacks."""
+
+    json: bool
+    verbose: bool
+
+
+EnvironmentName = Annotated[
+    str, typer.Argument(metavar="ENVIRONMENT", help="dev, staging or production.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log, and the traceback of an error.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Answer the confirmation with yes.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Do it. Without this it is a dry run.")]
+BackupId = Annotated[
+    str | None,
+    typer.Option("--backup", metavar="ID", help="A backup of `kg backups`. Default: the newest proved one."),
+]
+DrillBackupId = Annotated[
+    str | None, typer.Option("--backup", metavar="ID", help="A backup of `kg backups`. Default: the newest one.")
+]
+StrategyOption = Annotated[StrategyName, typer.Option("--strategy", help="How to go back.", case_sensitive=False)]
+NoProbes = Annotated[
+    bool, typer.Option("--no-probes", help="Compare only; leave out the live probes, which write and roll back.")
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many files at most.")]
+Language = Annotated[str | None, typer.Option("--language", help="Only files in this language, like python.")]
+SourceTree = Annotated[Path, typer.Argument(metavar="PATH", help="The source tree to index.", show_default=False)]
+SearchText = Annotated[str, typer.Argument(metavar="TEXT", help="What the code should do.", show_default=False)]

@@ -1,0 +1,190 @@
+"""Documents as text for people: tables that fit the terminal, aligned columns where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flows.cli.display import duration, size
+
+if TYPE_CHECKING:
+    from tasks.core.documents import (
+        BackupDocument,
+        DeployDocument,
+        DrillDocument,
+        IndexDocument,
+        PruneDocument,
+        ReindexDocument,
+        ReportDocument,
+        RollbackDocument,
+        SearchHit,
+    )
+
+_MARKS = {"ok": "✓", "failed": "✗", "skipped": "-"}
+_STYLES = {"✓": "green", "✗": "bold red", "-": "dim"}
+
+
+def report(document: ReportDocument) -> None:
+    """The checks of `kg check` and `kg verify`, and what they come to."""
+    table(("", "check", "found"), [(_MARKS[item.status], item.name, item.detail) for item in document.checks])
+    failed = ", ".join(item.name for item in document.checks if item.status == "failed")
+    say(f"{document.environment}: " + (f"failed: {failed}" if failed else "everything is in order"))
+
+
+def backup(document: BackupDocument) -> None:
+    say(f"backup {document.id}: {size(document.stored_bytes)} stored, {_proof(document)}")
+    table(("table", "rows"), [(name, f"{rows:,}") for name, rows in document.tables.items()])
+
+
+def backups(documents: Sequence[BackupDocument]) -> None:
+    if not documents:
+        say("no backup yet: kg backup ENVIRONMENT makes one")
+        return
+    rows = [
+        (
+            each.id,
+            f"{each.created:%Y-%m-%d %H:%M}",
+            each.revision or "-",
+            size(each.stored_bytes),
+            f"{sum(each.tables.values()):,}",
+            _proof(each),
+        )
+        for each in documents
+    ]
+    table(("backup", "created (UTC)", "revision", "stored", "rows", "proof"), rows)
+
+
+def drill(document: DrillDocument) -> None:
+    verdict = f"restores ({document.grade})" if document.ok else f"does NOT restore: {document.detail}"
+    say(f"backup {document.backup} {verdict}")
+    table(("table", "rows"), [(name, f"{rows:,}") for name, rows in document.tables.items()])
+    table(("phase", "took"), [(phase, duration(seconds)) for phase, seconds in document.seconds.items()])
+
+
+def deploy(document: DeployDocument) -> None:
+    """One line that says where the database stands, and what was done."""
+    revision = document.revision or "none"
+    said = {
+        "deployed": f"deployed; {document.environment} is at revision {revision}",
+        "nothing-pending": f"nothing is pending; {document.environment} is at revision {revision}",
+        "scheduled": f"scheduled as plan {document.plan}",
+        "waiting-approval": f"plan {document.plan} waits for an approval",
+        "held": f"plan {document.plan} is held",
+    }
+    say(said.get(document.state, document.state))
+    for word, revisions in (("applied", document.applied), ("adopted", document.adopted)):
+        if revisions:
+            say(f"  {word}: {', '.join(revisions)}")
+    if document.backup:
+        say(f"  backup: {document.backup}")
+    if document.fingerprint_after:
+        say(f"  fingerprint: {document.fingerprint_after}")
+    for warning in document.warnings:
+        say(f"  warning: {warning}")
+
+
+def rollback(document: RollbackDocument) -> None:
+    if document.state == "nothing-to-undo":
+        say(f"nothing to undo{f': {document.detail}' if document.detail else ''}")
+        return
+    say(f"rolled back by {document.strategy}; {document.environment} is at revision {document.revision or 'none'}")
+    for word, value in (
+        ("reverted", ", ".join(document.reverted)),
+        ("restored from", document.backup),
+        ("replaced tables", document.replaced and f"schema {document.replaced}"),
+        ("detail", document.detail),
+        ("fingerprint", document.fingerprint),
+    ):
+        if value:
+            say(f"  {word}: {value}")
+
+
+def prune(document: PruneDocument) -> None:
+    done = "deleted" if document.applied else "would delete"
+    rows = [
+        (verb, item.id, size(item.stored_bytes) if item.stored_bytes is not None else "", item.reason)
+        for verb, items in (("keep", document.keep), (done, document.delete), ("left alone", document.problems))
+        for item in items
+    ]
+    if not rows:
+        say("no backup yet: nothing to prune")
+        return
+    table(("", "what", "stored", "why"), rows)
+    if document.delete and not document.applied:
+        say(f"a dry run: kg prune {document.environment} --apply deletes")
+
+
+def reindex(document: ReindexDocument) -> None:
+    rows = [
+        (
+            each.name,
+            f"{each.rows:,}",
+            size(each.size_bytes),
+            _parameters(each.parameters),
+            each.advice if each.advice == "keep" else f"rebuild with {_parameters(each.suggested)}",
+            "; ".join(each.reasons),
+        )
+        for each in document.indexes
+    ]
+    table(("index", "rows", "size", "now", "advice", "why"), rows)
+    if not rows:
+        say("no vector index found")
+
+
+def index(document: IndexDocument) -> None:
+    say(
+        f"indexed {document.indexed:,} of {document.files:,} files with {document.embedder} in "
+        f"{duration(document.seconds)}: {document.unchanged:,} unchanged, {document.removed:,} removed, "
+        f"{document.relationships:,} imports"
+    )
+    reasons = Counter(each.reason for each in document.skipped)
+    for reason, count in reasons.most_common():
+        say(f"  {count:,} left out: {reason}")
+
+
+def search(hits: Sequence[SearchHit]) -> None:
+    if not hits:
+        say("nothing found")
+    rows = [(f"{hit.similarity:.3f}", hit.file_path, hit.language or "") for hit in hits]
+    table(("similarity", "file", "language"), rows)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text on standard output. On a terminal long cells are wrapped; elsewhere nothing is cut."""
+    if not rows:
+        return
+    if sys.stdout.isatty():
+        _rich_table(headings, rows)
+        return
+    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
+    for row in (headings, *rows):
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, heading in enumerate(headings):
+        drawn.add_column(heading, overflow="fold", no_wrap=position == 0)
+    for row in rows:
+        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    Console().print(drawn)
+
+
+def say(text: str) -> None:
+    print(text)  # noqa: T201
+
+
+def _proof(document: BackupDocument) -> str:
+    grade = f" ({document.grade})" if document.grade else ""
+    return f"proved{grade}" if document.proved else "not proved"
+
+
+def _parameters(values: dict[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

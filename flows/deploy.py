@@ -1,0 +1,60 @@
+"""`kg deploy`: from one revision to the next, with a proved backup behind and a way back at every instant."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.deployment import Deployment
+from flows.rollback import rollback
+from tasks.backups import make_backup, prove_backup, prune_backups
+from tasks.core.documents import DeployDocument
+from tasks.core.operations.operation import operation
+from tasks.core.settings import Environment, load_settings
+from tasks.database import check_target, migrate_target, plan_deploy, read_fingerprint, settle_earlier, verify_target
+from tasks.vectors import advise_reindex
+
+
+@flow(name="deploy", flow_run_name="deploy {environment}")
+def deploy(environment: Environment, plan: str = "") -> DeployDocument:
+    """Check, plan, back up, prove the backup, migrate, verify, advise on indexes, prune, report.
+
+    When migrate or verify fails, the rollback flow runs and this run ends Failed. Advice and prune come after the
+    database has been verified: what fails there is reported, and undoes nothing.
+
+    Args:
+        environment: Which environment's database.
+        plan: Hash of the plan that was approved; another plan is refused. Empty means whatever is pending.
+    """
+    settings = load_settings(environment)
+    wanted = settings.deploy
+    with operation(settings, "deploy") as held, Deployment(environment, held) as run:
+        with run.step("Check"):
+            with run.or_back(rollback):
+                settle_earlier(environment)
+            check_target(environment)
+        with run.step("Plan"):
+            run.planned = plan_deploy(environment, plan)
+            run.before = read_fingerprint(environment)
+        if run.planned.nothing_pending:
+            with run.step("Verify"), run.or_back(rollback):
+                verify_target(environment)
+            return run.document("nothing-pending", read_fingerprint(environment))
+        if wanted.backup:
+            with run.step("Back up"):
+                run.backup = make_backup(environment)
+        if run.backup and wanted.drill:
+            with run.step("Restore drill"):
+                run.backup = prove_backup(environment, run.backup.id)
+        with run.or_back(rollback):
+            with run.step("Migrate"):
+                run.migrated = migrate_target(environment, run.planned, run.backup)
+            with run.step("Verify"):
+                verify_target(environment)
+        if wanted.reindex:
+            with run.aside("Re-index advice"):
+                advise_reindex(environment)
+        if wanted.prune:
+            with run.aside("Prune"):
+                prune_backups(environment, apply=True)
+        with run.step("Report"):
+            return run.document("deployed", read_fingerprint(environment))

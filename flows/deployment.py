@@ -1,0 +1,135 @@
+"""What one deploy run has come to: its steps, its document, and the way back when a step fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from prefect.runtime import flow_run
+
+from flows.steps import Steps
+from tasks.artifacts import deploy_artifact
+from tasks.core.backup.manifest import Backup
+from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach
+from tasks.core.errors import OpsError, Refused, RollbackFailed
+from tasks.core.operations.migrate import Migrated
+from tasks.core.operations.operation import Operation
+from tasks.core.operations.plan import DeployPlan
+from tasks.core.progress import Track, note
+from tasks.core.settings import Environment
+
+STEPS = 9  # check, plan, back up, drill, migrate, verify, advice, prune, report
+
+
+class Deployment:
+    """Filled by the flow as it goes; a failure carries the document of how far it came."""
+
+    def __init__(self, environment: Environment, held: Operation) -> None:
+        self.environment = environment
+        self.operation = held
+        self.step = Steps(STEPS)
+        self.planned: DeployPlan | None = None
+        self.backup: Backup | None = None
+        self.migrated: Migrated | None = None
+        self.before: str | None = None
+        self.undone: RollbackDocument | None = None
+        self.warnings: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        state: DeployState = "refused" if isinstance(error, Refused) else "failed"
+        self.operation.end_state = "rolled-back" if self.undone else "failed"
+        attach(error, self._document(state, self.undone.fingerprint if self.undone else self.before, error))
+
+    @contextmanager
+    def aside(self, title: str) -> Iterator[Track]:
+        """A step after the database is verified: its failure is reported and undoes nothing."""
+        try:
+            with self.step(title) as current:
+                yield current
+        except OpsError as error:
+            self.warnings.append(f"{title}: {error}")
+            note(f"{title} failed, the deploy stands: {error}")
+
+    @contextmanager
+    def or_back(self, rollback: Callable[..., RollbackDocument]) -> Iterator[None]:
+        """When the block fails, the rollback flow runs as a subflow; then the block's own error goes on."""
+        try:
+            yield
+        except Exception as error:
+            note(f"failed: {error}")
+            try:
+                self.undone = self._undo(rollback, error)
+            except OpsError as barred:
+                raise RollbackFailed(
+                    f"{_said(error)}; and the rollback failed: {barred.message}", hint=barred.hint
+                ) from error
+            raise
+
+    def document(self, state: DeployState, fingerprint_after: str) -> DeployDocument:
+        """The run's result; its report goes to the run's page."""
+        document = self._document(state, fingerprint_after, None)
+        deploy_artifact(
+            self.environment,
+            [
+                ("state", document.state),
+                ("revision", document.revision or "none"),
+                ("applied", ", ".join(document.applied) or "none"),
+                ("adopted", ", ".join(document.adopted) or "none"),
+                ("backup", document.backup or "none"),
+                ("fingerprint before", document.fingerprint_before or ""),
+                ("fingerprint after", document.fingerprint_after or ""),
+                *(("warning", text) for text in self.warnings),
+            ],
+            self.step.seconds,
+        )
+        return document
+
+    def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument | None:
+        """None where there was nothing to undo: the failed migration's own transaction was rolled back."""
+        undone = rollback(environment=self.environment, strategy="auto", reason=f"deploy failed: {_said(error)}")
+        if undone.state == "nothing-to-undo":
+            return None
+        if self.before is not None and undone.fingerprint != self.before:
+            note(f"the fingerprint after the rollback is {undone.fingerprint}, it was {self.before}")
+        return undone
+
+    def _document(self, state: DeployState, after: str | None, error: Exception | None) -> DeployDocument:
+        planned, migrated = self.planned, self.migrated
+        revision = planned.revision if planned else ""
+        if migrated and not self.undone and planned:
+            revision = planned.target_revision
+        return DeployDocument(
+            state=state,
+            environment=self.environment,
+            revision=(self.undone.revision if self.undone else revision) or None,
+            backup=self.backup.id if self.backup else None,
+            rolled_back=bool(self.undone),
+            fingerprint_before=self.before,
+            fingerprint_after=after,
+            applied=migrated.applied if migrated else (),
+            adopted=migrated.adopted if migrated else (),
+            plan=planned.hash if planned else None,
+            seconds=self.step.seconds,
+            warnings=tuple(self.warnings),
+            flow_run=str(flow_run.id) if flow_run.id else None,
+            error=_error_detail(error) if error else None,
+        )
+
+
+def _said(error: Exception) -> str:
+    return error.message if isinstance(error, OpsError) else str(error)
+
+
+def _error_detail(error: Exception) -> ErrorDetail:
+    if isinstance(error, OpsError):
+        return ErrorDetail(code=error.code, message=error.message, hint=error.hint)
+    return ErrorDetail(code="internal", message=f"{type(error).__name__}: {error}")

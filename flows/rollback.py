@@ -1,0 +1,47 @@
+"""The ways back: revert, restore, reset; `auto` takes the first that discards nothing."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.steps import Steps
+from tasks.core.documents import RollbackDocument, Strategy
+from tasks.core.operations.operation import operation
+from tasks.core.settings import Environment, load_settings
+from tasks.database import verify_rolled_back
+from tasks.ways_back import undo
+
+
+@flow(name="rollback", flow_run_name="rollback {environment} {strategy}")
+def rollback(
+    environment: Environment, strategy: Strategy = "auto", backup: str = "", reason: str = "", yes: bool = False
+) -> RollbackDocument:
+    """Undo what the newest deploy did. A no-op where there is nothing to undo; safe to run again.
+
+    Args:
+        environment: Which environment's database.
+        strategy: revert runs the down scripts; restore swaps our tables for a backup's; reset empties the tables and
+            indexes again; auto reverts, else restores, and never discards data by itself.
+        backup: The backup to restore; empty means the newest proved one.
+        reason: Why, for the journal.
+        yes: Rows may go: those of dropped tables, those written since the backup.
+    """
+    steps = Steps(2)
+    with operation(load_settings(environment), "rollback") as run:
+        run.describe(rollback={"strategy": strategy, "reason": reason})
+        with steps("Roll back"):
+            undone = undo(environment, strategy, backup, yes)
+        with steps("Verify"):
+            verify_rolled_back(environment, undone)
+        run.end_state = "done" if undone.nothing else "rolled-back"
+    return RollbackDocument(
+        state="nothing-to-undo" if undone.nothing else "rolled-back",
+        environment=environment,
+        strategy=undone.strategy,
+        fingerprint=undone.fingerprint,
+        revision=undone.revision or None,
+        backup=undone.backup,
+        reverted=undone.reverted,
+        replaced=undone.replaced,
+        detail=undone.detail,
+    )

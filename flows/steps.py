@@ -1,0 +1,28 @@
+"""The guide's numbered steps of one run: shown as they come, timed, and kept for the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tasks.core.progress import Track, track
+
+
+class Steps:
+    """`with steps("Back up"):` is step n of `total`; `seconds` has how long each one took."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, title: str) -> Iterator[Track]:
+        number = len(self.seconds) + 1
+        started = time.monotonic()
+        self.seconds[title] = 0.0
+        try:
+            with track(f"step-{number}", f"[{number}/{self.total}] {title}") as current:
+                yield current
+        finally:
+            self.seconds[title] = round(time.monotonic() - started, 3)

@@ -1,0 +1,25 @@
+"""Is the database what its revision says? Compared with what the migrations make on that very server, and probed."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.artifacts import report_artifact
+from tasks.core.documents import ReportDocument
+from tasks.core.schema.verify import verify as verify_now
+from tasks.core.settings import Environment, load_settings
+
+
+@flow(name="verify", flow_run_name="verify {environment}")
+def verify(environment: Environment, probes: bool = True) -> ReportDocument:
+    """Compare the schema with the expected one and probe it; whatever is written is rolled back.
+
+    Without the engine: `kg verify ENVIRONMENT`.
+
+    Args:
+        environment: Which environment's database to verify.
+        probes: Also insert, search and update in a transaction that is rolled back.
+    """
+    report = verify_now(load_settings(environment), probes=probes)
+    report_artifact(f"verify-{environment}", f"Verification of {environment}", report)
+    return ReportDocument.of(environment, report)

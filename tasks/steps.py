@@ -1,0 +1,81 @@
+"""What every task of ours has in common: a run name, retries only for what passes, its progress as an artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from tasks.core.errors import ConnectionFailed, OpsError, StoreUnavailable
+from tasks.core.progress import reporting
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+UPDATE_SECONDS = 1.0  # an update is a call of the API
+
+
+class ProgressArtifacts:
+    """Shows work with a known total as a progress artifact of the task run; its last state stays on the run's page."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[UUID, float]] = {}
+
+    def started(self, key: str, title: str, total: float | None, unit: str) -> None:
+        if total and TaskRunContext.get():
+            made = create_progress_artifact(progress=0.0, description=title)
+            assert isinstance(made, UUID)
+            self._shown[key] = (made, time.monotonic())
+
+    def advanced(self, key: str, done: float, total: float | None) -> None:
+        if key not in self._shown or not total:
+            return
+        artifact, updated = self._shown[key]
+        if time.monotonic() - updated >= UPDATE_SECONDS:
+            update_progress_artifact(artifact, progress=min(100.0, 100 * done / total))
+            self._shown[key] = (artifact, time.monotonic())
+
+    def finished(self, key: str, detail: str, ok: bool) -> None:
+        artifact, _ = self._shown.pop(key, (None, 0.0))
+        if artifact and ok:
+            update_progress_artifact(artifact, progress=100.0)
+
+    def noted(self, text: str) -> None:
+        """Notes are log lines of the run already."""
+
+
+def step(name: str, *, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A task named `name`. `retries` only where running it twice is harmless: dump, upload, fetch, never a migration.
+
+    Retried are faults that pass (a store or server that cannot be reached), never a refusal or a mistake.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def observed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with reporting(ProgressArtifacts()):
+                return function(*args, **kwargs)
+
+        return task(
+            name=name,
+            task_run_name=name + " {environment}",
+            retries=retries,
+            retry_delay_seconds=[5.0, 30.0, 120.0][: max(retries, 1)],
+            retry_condition_fn=_passes,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(observed)
+
+    return decorate
+
+
+def _passes(_task: Any, _run: Any, state: Any) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OpsError) and isinstance(error, ConnectionFailed | StoreUnavailable)

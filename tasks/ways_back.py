@@ -1,0 +1,19 @@
+"""The task of the rollback flow."""
+
+from __future__ import annotations
+
+from tasks.artifacts import rollback_artifact
+from tasks.core.operations.operation import current
+from tasks.core.operations.rollback import Request, RolledBack, Strategy, roll_back
+from tasks.core.settings import Environment
+from tasks.steps import step
+
+
+@step("roll back")
+def undo(environment: Environment, strategy: Strategy, backup: str, yes: bool) -> RolledBack:
+    """Undo by `strategy`. Within a failed deploy: only what that deploy has applied. Never retried blindly."""
+    operation = current()
+    request = Request(strategy, backup or None, yes=yes, only_operation=operation.kind == "deploy")
+    undone = roll_back(operation, request)
+    rollback_artifact(environment, undone)
+    return undone
