@@ -1,0 +1,125 @@
+"""One PostgreSQL a session, one database a test."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from tasks.core.addresses import Address, parse_address
+from tasks.core.errors import ConnectionFailed
+from tasks.core.postgres.connections import Connection, connect
+from tasks.core.postgres.scratch import private_cluster
+from tasks.core.settings import Settings, load_settings
+from tests.processes import Person, python_of, server_of, until
+
+DOCKER_IMAGE = "pgvector/pgvector:pg17"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        default="embedded",
+        help="where the tests' PostgreSQL is: embedded (default), docker, or a superuser's postgresql:// URL",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """A superuser's address of the session's server."""
+    choice = str(request.config.getoption("--postgres"))
+    if choice == "embedded":
+        with private_cluster(tmp_path_factory.mktemp("postgres")) as address:
+            yield address
+    elif choice == "docker":
+        yield from _container()
+    else:
+        yield parse_address("--postgres", choice, "PGPASSWORD", os.environ.get("PGPASSWORD"))
+
+
+@pytest.fixture
+def database(postgres: Address, request: pytest.FixtureRequest) -> Iterator[Address]:
+    """A fresh, empty database on the session's server, dropped afterwards with whatever is still connected."""
+    word = re.sub(r"\W+", "_", request.node.name)[:40].lower()
+    name = Identifier(f"test_{word}_{secrets.token_hex(3)}")
+    with connect(postgres, purpose="test set-up") as conn:
+        conn.execute(SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
+    try:
+        yield postgres.database(name.as_string().strip('"'))
+    finally:
+        with connect(postgres, purpose="test clean-up") as conn:
+            conn.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture
+def conn(database: Address) -> Iterator[Connection]:
+    """A session in the test's database, each statement its own transaction."""
+    with connect(database, purpose="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(database: Address, tmp_path: Path) -> Settings:
+    """dev's settings, for the test's database, with home and store in the test's folder."""
+    loaded = load_settings("dev", {"KG_HOME": str(tmp_path / "home")})
+    return loaded.model_copy(update={"address": database, "store_url": (tmp_path / "store").as_uri()})
+
+
+@pytest.fixture(params=["ourselves", "ordinary"])
+def person(request: pytest.FixtureRequest) -> Iterator[Person]:
+    """Ourselves, and under root also an ordinary user, each with a home of their own in the temporary folder."""
+    folder = Path(tempfile.mkdtemp(prefix="kg-test-"))
+    uid = None
+    python: str | None = sys.executable
+    try:
+        if request.param == "ordinary":
+            if os.geteuid() != 0:
+                pytest.skip("we are an ordinary user already")
+            uid = pwd.getpwnam("nobody").pw_uid
+            python = python_of(uid)
+            if python is None:
+                pytest.skip("an ordinary user can run no Python with our packages here")
+            os.chown(folder, uid, -1)
+        elif os.geteuid() == 0:
+            folder.chmod(0o755)
+        someone = Person(python or "", folder / "home", uid)
+        yield someone
+        someone.finish()
+        place = folder / "home" / "postgres"
+        until(lambda: not server_of(place), seconds=10)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _container() -> Iterator[Address]:
+    from testcontainers.postgres import PostgresContainer
+
+    image = os.environ.get("KG_TEST_PG_IMAGE", DOCKER_IMAGE)
+    with PostgresContainer(image, username="kg", password="kg-test", dbname="kg", driver=None) as container:
+        address = parse_address("--postgres", container.get_connection_url(), "PGPASSWORD", None)
+        _wait_for(address)
+        yield address
+
+
+def _wait_for(address: Address) -> None:
+    """The image's entry script starts the server twice: ready is who answers over TCP."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connect(address, purpose="test set-up").close()
+        except ConnectionFailed:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return

@@ -1,0 +1,108 @@
+"""The command line without any database: help, wrong words, missing settings; as a user runs it, in a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.terminal import MAIN, kg
+
+VERBS = ["check", "verify", "backups", "search", "deploy", "rollback", "reindex", "backup", "restore-drill"]
+VERBS += ["prune", "index"]
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout)
+
+
+def test_help_lists_every_verb_and_is_quick() -> None:
+    taken = []
+    for _ in range(3):
+        begun = time.monotonic()
+        done = kg("--help")
+        taken.append(time.monotonic() - begun)
+    assert done.returncode == 0
+    assert all(f" {verb} " in done.stdout for verb in VERBS)
+    assert min(taken) < 1.0  # 0.3 s on an idle machine
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_the_common_options(verb: str) -> None:
+    done = kg(verb, "--help")
+    assert done.returncode == 0
+    assert "ENVIRONMENT" in done.stdout
+    assert "--json" in done.stdout
+    assert "--verbose" in done.stdout
+
+
+def test_version() -> None:
+    done = kg("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "kg")
+
+
+def test_nothing_said_shows_the_help_but_is_no_success() -> None:
+    done = kg()
+    assert done.returncode == 2
+    assert "restore-drill" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("deplay", "dev"), "No such command 'deplay'"),
+        (("deploy",), "Missing argument 'ENVIRONMENT'"),
+        (("check", "dev", "--force"), "No such option: --force"),
+        (("rollback", "dev", "--strategy", "hope"), "'hope' is not one of"),
+        (("search", "dev", "x", "--limit", "0"), "Invalid value for '--limit'"),
+        (("check", "prod"), "'prod' is not an environment"),
+        (("verify", "staging"), "STAGING_DB_URL is not set"),
+    ],
+)
+def test_a_wrong_line_is_one_line_with_a_hint_and_status_2(words: tuple[str, ...], said: str) -> None:
+    done = kg(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("kg: ")
+    assert said in first
+    assert second.startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("check", "dev", "--force", "--json"), "usage"),
+        (("--json", "deplay"), "usage"),
+        (("check", "prod", "--json"), "usage"),
+        (("check", "staging", "--json"), "settings"),
+        (("deploy", "prod", "--json"), "usage"),
+        (("deploy", "staging", "--json"), "settings"),
+    ],
+)
+def test_with_json_a_wrong_line_is_one_document(words: tuple[str, ...], code: str, tmp_path: Path) -> None:
+    done = kg(*words, PREFECT_HOME=str(tmp_path))
+    assert done.returncode == 2
+    found = document(done)
+    assert (found["schema"], found["state"], found["error"]["code"]) == (1, "failed", code)
+    assert set(found) == {"schema", "state", "error"}
+    assert done.stderr.startswith("kg: ")
+
+
+def test_verbose_shows_where_it_came_from() -> None:
+    done = kg("check", "prod", "--verbose")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """`kg --help | true`, with more output than a pipe holds in one go or not."""
+    line = f"{sys.executable} -c '{MAIN}' --help | true"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

