@@ -36,6 +36,7 @@ def deploy(environment: Environment, plan: str = "") -> DeployDocument:
             run.planned = plan_deploy(environment, plan)
             run.before = read_fingerprint(environment)
         if run.planned.nothing_pending:
+            run.step.total = 3
             with run.step("Verify"), run.or_back(rollback):
                 verify_target(environment)
             return run.document("nothing-pending", read_fingerprint(environment))

@@ -24,7 +24,7 @@ def rollback(
             indexes again; auto reverts, else restores, and never discards data by itself.
         backup: The backup to restore; empty means the newest proved one.
         reason: Why, for the journal.
-        yes: Rows may go: those of dropped tables, those written since the backup.
+        yes: With revert, restore or reset, rows may go: of dropped tables, or written since the backup.
     """
     steps = Steps(2)
     with operation(load_settings(environment), "rollback") as run:

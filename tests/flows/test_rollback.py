@@ -79,8 +79,9 @@ def test_auto_names_the_loss_and_the_command_that_decides(
 ) -> None:
     deploy()
     count = request.getfixturevalue("embeddings")
+    # --yes answers the confirmation of a script; it never makes auto discard rows.
     with pytest.raises(RollbackFailed, match=f"code_embeddings: {count} inserted") as refused:
-        rollback()
+        rollback(yes=True)
     assert "kg rollback dev --strategy restore --backup" in (refused.value.hint or "")
     assert rows(conn) == count
     assert schemas(conn) == ["kg_ops"]

@@ -59,7 +59,8 @@ def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     to_run = tuple(migration for migration in pending if migration not in adopted)
     server = describe(conn)
     revision = entries[-1].revision if entries else ""
-    identity = str(ledger.identity(conn)) if ledger.exists(conn) else ""
+    # Without a revision it may not have an identity yet: the deploy makes one after the plan was approved.
+    identity = str(ledger.identity(conn)) if entries else ""
     return DeployPlan(
         environment=settings.environment,
         database=server.database,

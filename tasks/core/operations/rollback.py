@@ -8,7 +8,7 @@ state, the loss and the one command that decides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from psycopg.sql import SQL, Identifier
@@ -73,7 +73,8 @@ def _auto(operation: Operation, request: Request, conn: Connection, expected: Ex
     if not to_undo:
         return _outcome(operation, conn, expected, "auto", nothing=True, detail="no revision to undo")
     try:
-        return _revert(operation, request, conn, expected)
+        # Whatever was confirmed: discarding rows has to be asked for by the name of the strategy that does it.
+        return _revert(operation, replace(request, yes=False), conn, expected)
     except OpsError as barred:
         backup = request.backup or to_undo[0].backup
         if backup is None:
