@@ -91,7 +91,7 @@ def test_a_list_is_one_document_of_many() -> None:
 
 def test_documents_are_frozen_and_strict() -> None:
     with pytest.raises(ValidationError):
-        DeployDocument(state="half", environment="dev")  # type: ignore[arg-type]
+        DeployDocument(state="half", environment="dev")
     with pytest.raises(ValidationError):
         DeployDocument(state="held", environment="dev", revison="001")  # type: ignore[call-arg]
     with pytest.raises(ValidationError):

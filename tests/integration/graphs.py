@@ -1,6 +1,11 @@
-"""A knowledge graph with rows in it, as a deploy leaves it: migrated, recorded in the ledger, filled."""
+"""A knowledge graph with rows in it, as a deploy leaves it: migrated, recorded in the ledger, filled; and its store."""
 
 from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from psycopg.sql import SQL, Identifier
 
@@ -9,7 +14,7 @@ from tasks.core.schema import ledger
 from tasks.core.schema.migrations import load_migrations
 from tasks.core.settings import Settings
 
-ROWS = 400
+ROWS = 120
 
 
 def deploy_graph(conn: Connection, settings: Settings, rows: int = ROWS) -> None:
@@ -32,3 +37,23 @@ def deploy_graph(conn: Connection, settings: Settings, rows: int = ROWS) -> None
             "INSERT INTO code_relationships (source_file, target_file, relationship_type)"
             " SELECT 'src/' || n, 'src/' || n + 1, 'imports' FROM generate_series(1, 7) AS n"
         )
+
+
+def files(settings: Settings) -> list[str]:
+    """Everything in the store's folder, temporary files too."""
+    folder = Path(settings.store_url.removeprefix("file://"))
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def with_section(settings: Settings, section: str, **changes: Any) -> Settings:
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=changes)})
+
+
+def the_pg_dump() -> int:
+    """Process id of our pg_dump."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = path.read_text().split()
+            if words[1] == "(pg_dump)" and int(words[3]) == os.getpid():
+                return int(words[0])
+    raise AssertionError("no pg_dump runs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
-from tasks.core.backup.archive import restore_argv
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import find
 from tasks.core.backup.manifest import DUMP, MANIFEST, Backup
+from tasks.core.backup.reading import plain_chunks
+from tasks.core.backup.restoring import dbname_word, restoring, without_unknown_setting
 from tasks.core.errors import BackupError, CommandFailed, DrillFailed, StoreError
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.scratch import private_cluster
@@ -202,14 +204,13 @@ def test_a_restore_that_takes_too_long_is_ended(settings: Settings, conn: Connec
         drill(settings.model_copy(update={"backup": impatient}), backup)
 
 
-def test_an_odd_database_name_is_no_connection_string(settings: Settings, conn: Connection, tmp_path: Path) -> None:
+def test_an_odd_database_name_is_no_connection_string(settings: Settings, conn: Connection) -> None:
     odd = "it's a=b \\ c"
     conn.execute(SQL("CREATE DATABASE {}").format(Identifier(odd)))
     try:
         assert settings.address
         address = settings.address.database(odd)
-        words = restore_argv(tools_for(conn.info.server_version // 10000, settings.home), address, "data", tmp_path)
-        assert words[-1] == "--dbname=dbname='it\\'s a=b \\\\ c'"
+        assert dbname_word(address) == "dbname='it\\'s a=b \\\\ c'"
         there = settings.model_copy(update={"address": address})
         with connect(address, purpose="test") as other:
             other.execute("CREATE TABLE t AS SELECT 1 AS one")
@@ -218,10 +219,52 @@ def test_an_odd_database_name_is_no_connection_string(settings: Settings, conn: 
         conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(odd)))
 
 
-def test_commands_say_what_failed(settings: Settings) -> None:
-    """Not the wrapper's word: what the drill's error is raised from says which program ended how."""
+def test_the_drill_says_what_failed_and_not_its_wrapper(settings: Settings) -> None:
     backup = back_up(settings)
     with pytest.raises(DrillFailed) as caught:
         drill(settings, rewritten(settings, backup, toc=backup.manifest.toc.model_copy(update={"entries": 5})))
     assert not isinstance(caught.value.__cause__, CommandFailed)
     assert "table of contents" in caught.value.message
+
+
+# Servers before 17, which do not know transaction_timeout: psql runs what pg_restore writes, on any server.
+
+
+def restore_as_before_17(settings: Settings, backup: Backup, words: list[str]) -> None:
+    assert settings.address
+    tools = tools_for(backup.manifest.server.major, settings.home)
+    with restoring(tools, settings.address, 16, words, timeout=30) as child:
+        try:
+            for chunk in plain_chunks(open_store(settings), backup):
+                child.stdin.write(chunk)
+        except BrokenPipeError:
+            pass
+
+
+def test_a_restore_without_transaction_timeout(settings: Settings, conn: Connection) -> None:
+    deploy_graph(conn, settings)
+    conn.execute("INSERT INTO code_patterns VALUES (1, E'\\\\.\\nSET transaction_timeout = 0;', 'b', 'c', 'd')")
+    conn.execute("SELECT setval('code_patterns_id_seq', 1)")
+    before = conn.execute("SELECT * FROM code_patterns").fetchall()
+    backup = back_up(settings)
+    conn.execute("DROP SCHEMA public, kg_ops CASCADE")
+    conn.execute("CREATE SCHEMA public")
+    restore_as_before_17(settings, backup, ["--section=pre-data", "--section=data"])
+    assert conn.execute("SELECT * FROM code_patterns").fetchall() == before
+    row = conn.execute("SELECT count(*) FROM code_embeddings").fetchone()
+    assert row == (ROWS,)
+
+
+def test_an_error_of_psql_is_the_one_that_is_told(settings: Settings, conn: Connection) -> None:
+    deploy_graph(conn, settings)
+    backup = back_up(settings)
+    with pytest.raises(CommandFailed, match=r"psql ended with status 3: .*already exists"):
+        restore_as_before_17(settings, backup, ["--section=pre-data", "--section=data"])
+
+
+def test_only_the_header_is_looked_at() -> None:
+    rows = b"SET transaction_timeout in a row\n" * 3
+    source = BytesIO(b"-- header\nSET transaction_timeout = 0;\nSET x = 1;\n" + b"--\n" * 50 + rows)
+    sink = BytesIO()
+    without_unknown_setting(source, sink)
+    assert sink.getvalue() == b"-- header\nSET x = 1;\n" + b"--\n" * 50 + rows

@@ -21,12 +21,12 @@ from psycopg.sql import SQL, Identifier
 
 from sql import query
 from tasks.core import commands
-from tasks.core.addresses import Address
 from tasks.core.backup.manifest import Backup, Manifest
 from tasks.core.backup.readback import check_contents
 from tasks.core.backup.reading import plain_chunks
+from tasks.core.backup.restoring import dbname_word, restoring
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import CommandMissing, DatabaseError
+from tasks.core.errors import DatabaseError
 from tasks.core.postgres.connections import Connection, connect, database_errors, vector_extension
 from tasks.core.postgres.scratch import Scratch
 from tasks.core.postgres.tools import Tools
@@ -34,6 +34,8 @@ from tasks.core.progress import note, track
 from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
 from tasks.core.vectors.memory import build_memory_bytes
+
+__all__ = ["SECTIONS", "dbname_word", "restore_archive", "restore_words"]
 
 SECTIONS = ("pre-data", "data", "post-data")
 _TITLES = {"pre-data": "Restore the tables' form", "data": "Restore the rows", "post-data": "Build the indexes"}
@@ -51,7 +53,6 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
     pg_restore said, DatabaseError for what the archive needs and this server lacks.
     """
     store = open_store(settings)
-    _refuse_old_server(scratch)
     found = _contents(store, backup, scratch.tools)
     with TemporaryDirectory(prefix="kg-restore-") as folder, connect(scratch.address, purpose="restore") as conn:
         _prepare(conn, backup.manifest, scratch, found)
@@ -66,26 +67,17 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
     return seconds
 
 
-def restore_argv(tools: Tools, address: Address, section: str, chosen: Path) -> list[str | Path]:
-    """pg_restore's words for one section from standard input. Tablespaces, subscriptions and security labels belong to
-    the original's cluster, and are left out.
+def restore_words(section: str, chosen: Path) -> list[str]:
+    """pg_restore's options for one section. Tablespaces, subscriptions and security labels belong to the original's
+    cluster, and are left out.
     """
     return [
-        tools.pg_restore,
-        "--exit-on-error",
-        "--no-password",
         "--no-tablespaces",
         "--no-subscriptions",
         "--no-security-labels",
         f"--section={section}",
         f"--use-list={chosen}",
-        f"--dbname={dbname_word(address)}",
     ]
-
-
-def dbname_word(address: Address) -> str:
-    """pg_restore connects only with --dbname, and takes a name with '=' in it for a connection string: so it is one."""
-    return "dbname='" + address.dbname.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _restore_section(
@@ -97,13 +89,14 @@ def _restore_section(
     chosen: Path,
     options: dict[str, str],
 ) -> None:
-    argv = restore_argv(scratch.tools, scratch.address, section, chosen)
-    env = _environment(scratch.address, options)
+    words, timeout = restore_words(section, chosen), settings.backup.dump_timeout.total_seconds()
     whole = section == "data"
     total = backup.manifest.dump.plain_bytes if whole else None
     with (
         track(f"restore-{section}", _TITLES[section], total=total, unit="bytes") as progress,
-        commands.stream(argv, env=env, timeout=settings.backup.dump_timeout.total_seconds(), stdin=True) as child,
+        restoring(
+            scratch.tools, scratch.address, scratch.server.major, words, options=options, timeout=timeout
+        ) as child,
         closing(plain_chunks(store, backup)) as chunks,
     ):
         for passed in _pump(child, chunks, whole=whole):
@@ -134,15 +127,6 @@ def _contents(store: Store, backup: Backup, tools: Tools) -> Contents:
         found = toc.contents()
     check_contents(backup, found)
     return found
-
-
-def _refuse_old_server(scratch: Scratch) -> None:
-    # pg_restore of 17 and later begins with SET transaction_timeout, which earlier servers do not know.
-    if scratch.server.major < 17 <= scratch.tools.major:
-        raise CommandMissing(
-            f"pg_restore {scratch.tools.version} cannot restore into PostgreSQL {scratch.server.version}",
-            hint=f"apt install postgresql-client-{scratch.server.major}, or let KG_SCRATCH_URL name a newer server",
-        )
 
 
 def _prepare(conn: Connection, manifest: Manifest, scratch: Scratch, found: Contents) -> None:
@@ -184,12 +168,6 @@ def _make_roles(conn: Connection, manifest: Manifest, scratch: Scratch) -> None:
 def _present_schemas(conn: Connection) -> list[str]:
     """TOC entries of schemas that are there already: creating them again would end the restore."""
     return [f"SCHEMA - {row[0]}" for row in conn.execute(query("all_schemas"))]
-
-
-def _environment(address: Address, options: dict[str, str]) -> dict[str, str]:
-    env = {**address.environment(), "PGAPPNAME": "kg restore"}
-    words = [f"-c {name}={value}" for name, value in options.items()]
-    return {**env, "PGOPTIONS": " ".join([env.get("PGOPTIONS", ""), *words]).strip()}
 
 
 def _server_options(conn: Connection, manifest: Manifest, scratch: Scratch) -> dict[str, str]:

@@ -58,6 +58,11 @@ class _Making:
     def folder(self) -> str:
         return f"{self.settings.environment}/{self.id}"
 
+    @property
+    def facts(self) -> ToolFacts:
+        level = self.settings.backup.compression_level
+        return ToolFacts(pg_dump=self.tools.version, pg_dump_major=self.tools.major, zstd_level=level)
+
 
 def back_up(settings: Settings, *, operation: str | None = None) -> Backup:
     """Back up the target into the store, under `operation`'s id in the manifest.
@@ -122,11 +127,7 @@ def _make(making: _Making, operation: str) -> Manifest:
         scope=tuple(making.schemas) if making.schemas is not None else "database",
         database=contents.identity_of(conn),
         server=contents.server_facts(conn),
-        tool=ToolFacts(
-            pg_dump=making.tools.version,
-            pg_dump_major=making.tools.major,
-            zstd_level=settings.backup.compression_level,
-        ),
+        tool=making.facts,
         tables=rows,
         samples=samples,
         sequences=sequences,

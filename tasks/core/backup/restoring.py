@@ -11,11 +11,12 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from tasks.core import commands
 from tasks.core.addresses import Address
-from tasks.core.errors import CommandMissing
+from tasks.core.errors import CommandFailed, CommandMissing
 from tasks.core.postgres.tools import Tools
 
 _UNKNOWN_SETTING = b"SET transaction_timeout"
@@ -44,26 +45,45 @@ def restoring(
     CommandFailed with what was said, CommandMissing where this server needs a psql that is not there.
     """
     env = _environment(address, options or {})
-    argv = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
+    argv: list[str | Path] = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
     if not (server_major < _SINCE <= tools.major):
-        with commands.stream([*argv, f"--dbname={dbname_word(address)}"], env=env, timeout=timeout, stdin=True) as child:
+        argv.append(f"--dbname={dbname_word(address)}")
+        with commands.stream(argv, env=env, timeout=timeout, stdin=True) as child:
             yield child
         return
+    with _through_psql(tools, argv, env, server_major, timeout) as child:
+        yield child
+
+
+@contextmanager
+def _through_psql(
+    tools: Tools, argv: Sequence[str | Path], env: Mapping[str, str], server_major: int, timeout: float | None
+) -> Iterator[commands.Running]:
     if tools.psql is None:
         raise CommandMissing(
             f"pg_restore {tools.version} cannot restore into PostgreSQL {server_major} without psql",
             hint=f"apt install postgresql-client-{server_major}",
         )
-    psql = [tools.psql, "--no-psqlrc", "--quiet", "--no-password", "--output=/dev/null", "--set=ON_ERROR_STOP=1"]
+    psql: list[str | Path] = [
+        tools.psql,
+        "--no-psqlrc",
+        "--quiet",
+        "--no-password",
+        "--output=/dev/null",
+        "--set=ON_ERROR_STOP=1",
+    ]
+    # Where psql fails, pg_restore fails too, for want of a reader: psql's own word counts, so it is checked first.
     with (
         commands.stream(psql, env=env, timeout=timeout, stdin=True) as runner,
-        commands.stream([*argv, "--file=-"], timeout=timeout, stdin=True) as writer,
+        commands.stream([*argv, "--file=-"], timeout=timeout, stdin=True, check=False) as writer,
     ):
         carrier = _carrier(writer.stdout, runner.stdin)
         yield writer
         with suppress(BrokenPipeError):
             writer.stdin.close()
         carrier.join()
+    if writer.process.returncode != 0:
+        raise CommandFailed(commands.failure_text(writer))
 
 
 def without_unknown_setting(source: IO[bytes], sink: IO[bytes]) -> None:
@@ -77,9 +97,12 @@ def without_unknown_setting(source: IO[bytes], sink: IO[bytes]) -> None:
 
 def _carrier(source: IO[bytes], sink: IO[bytes]) -> threading.Thread:
     def carry() -> None:
-        with suppress(BrokenPipeError, ValueError):  # psql has failed, or both were ended: their status tells
-            without_unknown_setting(source, sink)
-            sink.close()
+        with suppress(OSError, ValueError):  # psql has failed, or both were ended: their status tells
+            try:
+                without_unknown_setting(source, sink)
+                sink.close()
+            finally:
+                source.close()  # pg_restore must not wait for a reader that is gone
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(carry,), daemon=True)
     thread.start()

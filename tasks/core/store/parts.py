@@ -20,7 +20,7 @@ SMALLEST_PART = 8 * MIB
 LARGEST_PART = 5 * 1024 * MIB
 MOST_PARTS = 10_000
 LARGEST_OBJECT = MOST_PARTS * LARGEST_PART  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-MEMORY = 64 * MIB  # of all parts in flight, as long as a single part is not larger
+MEMORY = 32 * MIB  # of all parts in flight, as long as a single part is not larger
 EQUAL_PARTS = 8_000
 GROWTH = 8
 

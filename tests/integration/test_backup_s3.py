@@ -1,0 +1,88 @@
+"""Backups in a bucket: the whole way on a moto server, and a dump that fails half-way through its upload."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tasks.core.backup import dump
+from tasks.core.backup.drill import drill
+from tasks.core.backup.dump import back_up
+from tasks.core.backup.library import find, read_library
+from tasks.core.backup.readback import read_back
+from tasks.core.backup.retention import prune
+from tasks.core.errors import (
+    CommandFailed,
+)
+from tasks.core.postgres.connections import Connection
+from tasks.core.postgres.tools import tools_for
+from tasks.core.settings import Settings
+from tasks.core.store.base import Stored, open_store
+from tests.integration.graphs import deploy_graph, the_pg_dump
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "backup-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-bucket")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    name = f"kg-{secrets.token_hex(4)}"  # moto keeps its buckets as long as the process
+    boto3.Session().client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}/prefix"
+    server.stop()
+
+
+def test_the_whole_way_on_s3(
+    settings: Settings, conn: Connection, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_s3 = settings.model_copy(update={"store_url": bucket})
+    deploy_graph(conn, settings, rows=1600)
+    with caplog.at_level("DEBUG", logger="tasks"):
+        backup = back_up(on_s3)
+        assert backup.manifest.dump.stored_bytes > 8 << 20, "more than one part"
+        read_back(open_store(on_s3), backup, tools_for(backup.manifest.server.major, settings.home))
+        assert drill(on_s3, backup).ok
+        assert find(open_store(on_s3), "dev").id == backup.id
+        assert [decision.id for decision in prune(on_s3, apply=True).keep] == [backup.id]
+    assert "a-secret-of-the-bucket" not in caplog.text
+
+
+def test_a_pg_dump_that_fails_leaves_no_upload_on_s3(
+    settings: Settings, conn: Connection, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_s3 = settings.model_copy(update={"store_url": bucket})
+    deploy_graph(conn, settings, rows=1600)
+    store = open_store(on_s3)
+    put = store.put
+
+    def watched(key: str, chunks: Iterable[bytes], **options: Any) -> Stored:
+        def passing() -> Iterator[bytes]:
+            passed, killed = 0, False
+            for chunk in chunks:
+                yield chunk
+                passed += len(chunk)
+                if passed > 9 << 20 and not killed:
+                    killed = True
+                    os.kill(the_pg_dump(), signal.SIGKILL)
+
+        return put(key, passing(), **options)
+
+    monkeypatch.setattr(store, "put", watched)
+    monkeypatch.setattr(dump, "open_store", lambda _: store)
+    with pytest.raises(CommandFailed, match="pg_dump ended with status -9"):
+        back_up(on_s3)
+    assert read_library(store, "dev").leftovers == ()
+    assert list(store.list("")) == []
+    assert list(store.unfinished("", datetime.now(UTC) + timedelta(days=1))) == []
