@@ -18,9 +18,10 @@ from psycopg.sql import SQL, Identifier
 from sql import query
 from tasks.core import commands
 from tasks.core.addresses import Address
-from tasks.core.backup.archive import dbname_word, restore_archive
+from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.loss import tables_in
 from tasks.core.backup.manifest import Backup
+from tasks.core.backup.restoring import restoring
 from tasks.core.errors import IntegrityError
 from tasks.core.operations.operation import Operation
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe
@@ -66,14 +67,15 @@ def staged(operation: Operation, backup: Backup, tables: Sequence[str]) -> Itera
 
 def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: str, tables: Sequence[str]) -> Staged:
     assert settings.address is not None
-    with scratch_database(settings, like=describe(conn)) as scratch:
+    server = describe(conn)
+    with scratch_database(settings, like=server) as scratch:
         with track("restore-scratch", f"Restore {backup.id} into a scratch server"):
             restore_archive(settings, backup, scratch)
         with connect(scratch.address, purpose="restore") as copy:
             entries = ledger.entries(copy) if ledger.exists(copy) else ()
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
-            _copy_schema(scratch, settings.address, schema)
+            _copy_schema(scratch, settings.address, server.major, schema)
     return Staged(backup, schema, moved, entries)
 
 
@@ -102,18 +104,11 @@ def move_objects(conn: Connection, source: str, target: str, tables: Sequence[st
         )
 
 
-def _copy_schema(scratch: Scratch, target: Address, schema: str) -> None:
+def _copy_schema(scratch: Scratch, target: Address, server_major: int, schema: str) -> None:
     """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between."""
     dump: list[str | Path] = [scratch.tools.pg_dump, "--format=custom", "--compress=0", f'--schema="{schema}"']
-    restore: list[str | Path] = [
-        scratch.tools.pg_restore,
-        "--exit-on-error",
-        "--single-transaction",
-        "--dbname",
-        dbname_word(target),
-    ]
     with (
-        commands.stream(restore, env=target.environment(), timeout=None, stdin=True) as writer,
+        restoring(scratch.tools, target, server_major, ["--single-transaction"]) as writer,
         commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
     ):
         shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)

@@ -14,6 +14,7 @@ from typing import Literal
 from psycopg.sql import SQL, Identifier
 
 from tasks.core import commands
+from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import find
 from tasks.core.backup.loss import loss_report, tables_in
 from tasks.core.backup.restore import staged
@@ -106,7 +107,8 @@ def _restore_from(
 ) -> RolledBack:
     settings = operation.settings
     schema = settings.database.schema_name
-    backup = find(open_store(settings), settings.environment, backup_id)
+    # A backup of another database is refused: a clone's, or one that shares the bucket.
+    backup = find(open_store(settings), settings.environment, backup_id, database=identity_of(conn))
     if not backup.proved:
         raise RollbackFailed(
             f"backup {backup.id} is not proved: it has never been restored",
