@@ -8,6 +8,7 @@ from tasks.core.backup import dump, library, retention
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.operations.operation import current
+from tasks.core.progress import say
 from tasks.core.settings import Environment, load_settings
 from tasks.core.store.base import Store, open_store
 from tasks.steps import step
@@ -21,6 +22,8 @@ def make_backup(environment: Environment) -> Backup:
         backup = dump.back_up(settings, operation=str(current().id))
         outcome["backup"] = backup.id
     current().describe(backup=backup.id)
+    rows = sum(backup.manifest.tables.values())
+    say(f"{backup.id}: {rows:,} rows of {len(backup.manifest.tables)} tables in {backup.stored_bytes:,} bytes")
     return backup
 
 
@@ -31,6 +34,7 @@ def prove_backup(environment: Environment, backup: str) -> Backup:
     chosen = _chosen(open_store(settings), environment, backup)
     proved = chosen.model_copy(update={"proof": drills.drill(settings, chosen)})
     drill_artifact(environment, proved)
+    say(f"{proved.id} is {proved.proof.grade if proved.proof else 'unproved'}: every row counted, the same fingerprint")
     return proved
 
 
@@ -39,6 +43,7 @@ def prune_backups(environment: Environment, apply: bool) -> RetentionPlan:
     """What the retention keeps and what it deletes; deletes it when `apply`."""
     plan = retention.prune(load_settings(environment), apply=apply)
     retention_artifact(environment, plan, applied=apply)
+    say(f"{len(plan.keep)} kept, {len(plan.delete) + len(plan.sweep)} {'deleted' if apply else 'would go'}")
     return plan
 
 

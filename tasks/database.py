@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tasks.artifacts import report_artifact
 from tasks.core.backup.manifest import Backup
 from tasks.core.errors import OpsError, Refused, VerificationFailed
@@ -10,7 +12,7 @@ from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan, agree, expected_of, make_plan
 from tasks.core.operations.rollback import RolledBack
 from tasks.core.postgres.connections import connect, target
-from tasks.core.progress import note
+from tasks.core.progress import note, say
 from tasks.core.schema import check, ledger, verify
 from tasks.core.schema.verify import Report
 from tasks.core.settings import Environment, load_settings
@@ -26,6 +28,7 @@ def check_target(environment: Environment) -> Report:
     barring = [item for item in report.checks if item.status == "failed" and item.name not in check.ADVISORY]
     if barring:
         raise OpsError("; ".join(f"{item.name}: {item.detail}" for item in barring))
+    say(_counted(report))
     return report
 
 
@@ -49,6 +52,8 @@ def plan_deploy(environment: Environment, approved: str) -> DeployPlan:
         plan = make_plan(conn, settings)
     agree(plan, approved)
     current().describe(plan=plan.hash, revision=plan.revision, pending=[each.label for each in plan.pending])
+    ahead = [f"adopt {each.label}" for each in plan.adopted] + [f"apply {each.label}" for each in plan.pending]
+    say(", ".join(ahead) or f"nothing is pending at revision {plan.revision}")
     return plan
 
 
@@ -71,6 +76,7 @@ def migrate_target(environment: Environment, plan: DeployPlan, backup: Backup | 
         )
     migrated = migrate(current(), plan, backup)
     record_builds(current(), migrated.applied)
+    say(f"now at revision {plan.target_revision}")
     return migrated
 
 
@@ -96,6 +102,7 @@ def _verify_and_mark(environment: Environment) -> Report:
     _raise_unless_ok(environment, report)
     with current().session("verified") as conn:
         ledger.mark_verified(conn, [entry.revision for entry in ledger.entries(conn) if entry.verified_at is None])
+    say(_counted(report))
     return report
 
 
@@ -107,3 +114,9 @@ def _raise_unless_ok(environment: Environment, report: Report) -> None:
             + "; ".join(f"{item.name}: {item.detail}" for item in failed),
             hint=f"kg verify {environment} shows all of it",
         )
+
+
+def _counted(report: Report) -> str:
+    counts = Counter(item.status for item in report.checks)
+    also = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+    return ", ".join([f"{counts['ok']} checks are fine", *also])

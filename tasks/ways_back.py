@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.artifacts import rollback_artifact
 from tasks.core.operations.operation import current
 from tasks.core.operations.rollback import Request, RolledBack, Strategy, roll_back
+from tasks.core.progress import say
 from tasks.core.settings import Environment
 from tasks.steps import step
 
@@ -16,4 +17,5 @@ def undo(environment: Environment, strategy: Strategy, backup: str, yes: bool) -
     request = Request(strategy, backup or None, yes=yes, only_operation=operation.kind == "deploy")
     undone = roll_back(operation, request)
     rollback_artifact(environment, undone)
+    say("nothing to undo" if undone.nothing else f"by {undone.strategy}, now at revision {undone.revision or 'none'}")
     return undone

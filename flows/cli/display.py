@@ -87,7 +87,9 @@ class Plain:
     def finished(self, key: str, detail: str, ok: bool) -> None:
         with self._lock:
             work = self._under_way.pop(key, None)
-            if work and worth_a_line(work, ok):
+            if work and work.step:
+                _line(step_ending(work, detail, ok))
+            elif work and worth_a_line(work, ok):
                 _line(ending(work, detail, ok))
 
     def noted(self, text: str) -> None:
@@ -147,6 +149,12 @@ def ending(work: Work, detail: str, ok: bool, mark: str = "") -> str:
     verdict = "" if mark else (": done in " if ok else ": failed after ")
     said = f" - {detail}" if detail else ""
     return f"{indent}{mark}{work.title}{verdict or '  '}{duration(work.seconds)}{said}"
+
+
+def step_ending(work: Work, detail: str, ok: bool) -> str:
+    """The line under a step's title, as the guide's script has it."""
+    said = f"{detail} " if detail else ""
+    return f"  {'✓' if ok else '✗ failed'} {said}({duration(work.seconds)})"
 
 
 def amount(done: float, total: float | None, unit: str) -> str:

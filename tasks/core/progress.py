@@ -59,6 +59,8 @@ class Both:
 _SILENT = Silent()
 _reporter: ContextVar[Reporter] = ContextVar("reporter", default=_SILENT)
 
+_under_way: ContextVar[Track | None] = ContextVar("under_way", default=None)
+
 
 class Track:
     """One piece of work under way; `advance` by increments or `reach` an absolute figure."""
@@ -84,12 +86,21 @@ def track(key: str, title: str, *, total: float | None = None, unit: str = "") -
     current = Track(key, total)
     reporter = _reporter.get()
     reporter.started(key, title, total, unit)
+    token = _under_way.set(current)
     try:
         yield current
     except BaseException:
         reporter.finished(key, current.detail, False)
         raise
+    finally:
+        _under_way.reset(token)
     reporter.finished(key, current.detail, True)
+
+
+def say(detail: str) -> None:
+    """What stands behind the finished line of the innermost work under way, said by whoever has done it."""
+    if current := _under_way.get():
+        current.say(detail)
 
 
 def note(text: str) -> None:

@@ -62,17 +62,17 @@ def test_steps_and_notes_are_lines_where_there_is_no_terminal(capsys: pytest.Cap
     assert said.err.splitlines() == [
         "[1/2] Check",
         "  three tables found",
-        "[1/2] Check: done in 0.0 s",
+        "  ✓ (0.0 s)",
         "[2/2] Back up",
         "  Dump: done in 0.5 s - 10 B",
-        "[2/2] Back up: done in 0.5 s - done well",
+        "  ✓ done well (0.5 s)",
     ]
 
 
 def test_a_failed_step_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="no"), reporting(Plain()), track("s1", "[1/2] Check"):
         raise ValueError("no")
-    assert capsys.readouterr().err.splitlines()[-1] == "[1/2] Check: failed after 0.0 s"
+    assert capsys.readouterr().err.splitlines()[-1] == "  ✗ failed (0.0 s)"
 
 
 @pytest.mark.parametrize(("verbose", "lines"), [(False, 0), (True, 2)])
