@@ -17,6 +17,7 @@ from tasks.core.errors import DatabaseError, PrivilegeMissing
 from tasks.core.postgres import scratch as scratch_module
 from tasks.core.postgres.binaries import DEBIAN, Binaries, program_version, wheel
 from tasks.core.postgres.connections import Connection, Server, connect, describe
+from tasks.core.postgres.places import Place, remove_unless_used
 from tasks.core.postgres.scratch import PREFIX, scratch_database
 from tasks.core.settings import Settings
 from tests.processes import Person, guardian_of, is_gone, kill, kill_hard, server_of, until
@@ -232,3 +233,9 @@ def test_an_encoding_that_no_locale_fits_is_an_error_and_not_a_traceback(there: 
         scratch_database(there, like=like(conn, encoding="KLINGON")),
     ):
         pass
+
+
+def test_a_place_that_goes_while_it_is_swept_is_passed_over(tmp_path: Path) -> None:
+    # Its own process disposes of it without the folder's lock, between the sweeper's look and its grip.
+    remove_unless_used(Place(tmp_path / "0123456789ab"))
+    assert not list(tmp_path.iterdir())

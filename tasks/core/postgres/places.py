@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,14 +149,17 @@ def sweep_orphans() -> None:
 
 def remove_unless_used(place: Place) -> None:
     """Remove a place with the server that may run there; one with a user or a guardian is left alone."""
-    held = [locks.open_lock(place.users_lock), locks.open_lock(place.guardian_lock)]
-    try:
-        if all(locks.try_lock(fd) for fd in held):
-            _kill_server(place)
-            shutil.rmtree(place.folder, ignore_errors=True)
-    finally:
-        for fd in held:
-            os.close(fd)
+    with ExitStack() as held:
+        for file in (place.users_lock, place.guardian_lock):
+            try:
+                fd = locks.open_lock(file)
+            except FileNotFoundError:
+                return  # its own process has just disposed of it
+            held.callback(os.close, fd)
+            if not locks.try_lock(fd):
+                return
+        _kill_server(place)
+        shutil.rmtree(place.folder, ignore_errors=True)
 
 
 def _kill_server(place: Place) -> None:
