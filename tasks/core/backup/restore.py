@@ -18,9 +18,10 @@ from psycopg.sql import SQL, Identifier
 from sql import query
 from tasks.core import commands
 from tasks.core.addresses import Address
-from tasks.core.backup.archive import dbname_word, restore_archive
+from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.loss import tables_in
 from tasks.core.backup.manifest import Backup
+from tasks.core.backup.restoring import restoring
 from tasks.core.errors import IntegrityError
 from tasks.core.operations.operation import Operation
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe
@@ -73,7 +74,7 @@ def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: st
             entries = ledger.entries(copy) if ledger.exists(copy) else ()
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
-            _copy_schema(scratch, settings.address, schema)
+            _copy_schema(scratch, conn, settings.address, schema)
     return Staged(backup, schema, moved, entries)
 
 
@@ -102,18 +103,18 @@ def move_objects(conn: Connection, source: str, target: str, tables: Sequence[st
         )
 
 
-def _copy_schema(scratch: Scratch, target: Address, schema: str) -> None:
-    """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between."""
+def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: str) -> None:
+    """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between.
+
+    The schema itself is made here: in the scratch database it belongs to that server's superuser, who need not exist
+    in the target.
+    """
+    with database_errors(f"making the staging schema {schema}"):
+        conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
     dump: list[str | Path] = [scratch.tools.pg_dump, "--format=custom", "--compress=0", f'--schema="{schema}"']
-    restore: list[str | Path] = [
-        scratch.tools.pg_restore,
-        "--exit-on-error",
-        "--single-transaction",
-        "--dbname",
-        dbname_word(target),
-    ]
+    major = conn.info.server_version // 10_000
     with (
-        commands.stream(restore, env=target.environment(), timeout=None, stdin=True) as writer,
+        restoring(scratch.tools, target, major, ["--single-transaction", f"--schema={schema}"]) as writer,
         commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
     ):
         shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)
