@@ -161,8 +161,8 @@ def check_scope(conn: Connection, settings: Settings) -> CheckResult:
         listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         return failed(
             "backup scope",
-            f"this role may not read {listed}, so that {what} cannot be dumped: dump our schemas only ([database] scope "
-            "of the environment's TOML), or ask the administrator for GRANT SELECT",
+            f"this role may not read {listed}, so that {what} cannot be dumped: dump our schemas only ([database] "
+            "scope of the environment's TOML), or ask the administrator for GRANT SELECT",
         )
     return ok("backup scope", f"{what}, all of it readable")
 
