@@ -56,6 +56,20 @@ SELECT c.oid::regclass::text
    AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY (%(schemas)s))
  ORDER BY 1;
 
+-- name: unreadable_relations
+-- Tables and sequences to be dumped that this role may not read.
+SELECT format('%%I.%%I', n.nspname, c.relname)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
+   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+   AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY (%(schemas)s))
+   AND NOT (has_schema_privilege(n.oid, 'USAGE')
+            AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
+                               ELSE has_table_privilege(c.oid, 'SELECT') END)
+   AND NOT EXISTS (SELECT FROM pg_depend d
+                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ ORDER BY 1;
+
 -- name: try_vector
 -- In a transaction that is rolled back: may this role create the extension?
 CREATE EXTENSION vector;

@@ -47,3 +47,7 @@ SELECT datname
 -- name: end_sessions
 -- End every session in a database, as DROP DATABASE ... WITH (FORCE) does from 13 on.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(database)s AND pid <> pg_backend_pid();
+
+-- name: backend_pid
+-- Which process of the server serves this session.
+SELECT pg_backend_pid();

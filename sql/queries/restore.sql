@@ -67,3 +67,31 @@ SELECT count(*) FILTER (WHERE staged.present IS NULL),
                         AND (live.more OR live.content OPERATOR (pg_catalog.*<>) staged.content))
 FROM (SELECT {key}, true AS present, num_nonnulls({more}) > 0 AS more, ROW ({columns}) AS content FROM {live}) AS live
 FULL JOIN (SELECT {key}, true AS present, ROW ({columns}) AS content FROM {staged}) AS staged USING ({key});
+
+-- name: grants_on_tables
+-- What others than the owner are granted on these tables, their columns and their sequences, where the staged schema
+-- has them too. The names of the result are those of grants.py.
+WITH live AS (
+    SELECT class.oid, class.relname, class.relowner, class.relacl, class.relkind, staged.oid AS staged
+    FROM pg_class AS class
+    JOIN pg_class AS staged ON staged.relname = class.relname AND staged.relkind = class.relkind
+        AND staged.relnamespace = to_regnamespace(quote_ident(%(staged)s))
+    WHERE class.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+      AND (class.relkind IN ('r', 'p') AND class.relname = ANY (%(tables)s)
+           OR class.relkind = 'S' AND EXISTS (
+               SELECT FROM pg_depend AS depends JOIN pg_class AS filled ON filled.oid = depends.refobjid
+               WHERE depends.classid = 'pg_class'::regclass AND depends.refclassid = 'pg_class'::regclass
+                 AND depends.objid = class.oid AND depends.deptype IN ('a', 'i')
+                 AND filled.relname = ANY (%(tables)s)))
+)
+SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, relname::text AS name, NULL AS column,
+       acl.privilege_type AS privilege, acl.is_grantable AS grantable, role.rolname::text AS grantee
+FROM live CROSS JOIN aclexplode(relacl) AS acl LEFT JOIN pg_roles AS role ON role.oid = acl.grantee
+WHERE acl.grantee <> relowner
+UNION ALL
+SELECT 'TABLE', relname::text, attribute.attname::text, acl.privilege_type, acl.is_grantable, role.rolname::text
+FROM live
+JOIN pg_attribute AS attribute ON attribute.attrelid = live.oid AND NOT attribute.attisdropped
+JOIN pg_attribute AS kept ON kept.attrelid = live.staged AND kept.attname = attribute.attname AND NOT kept.attisdropped
+CROSS JOIN aclexplode(attribute.attacl) AS acl LEFT JOIN pg_roles AS role ON role.oid = acl.grantee
+WHERE acl.grantee <> relowner;

@@ -67,15 +67,14 @@ def staged(operation: Operation, backup: Backup, tables: Sequence[str]) -> Itera
 
 def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: str, tables: Sequence[str]) -> Staged:
     assert settings.address is not None
-    server = describe(conn)
-    with scratch_database(settings, like=server) as scratch:
+    with scratch_database(settings, like=describe(conn)) as scratch:
         with track("restore-scratch", f"Restore {backup.id} into a scratch server"):
             restore_archive(settings, backup, scratch)
         with connect(scratch.address, purpose="restore") as copy:
             entries = ledger.entries(copy) if ledger.exists(copy) else ()
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
-            _copy_schema(scratch, settings.address, server.major, schema)
+            _copy_schema(scratch, conn, settings.address, schema)
     return Staged(backup, schema, moved, entries)
 
 
@@ -104,11 +103,18 @@ def move_objects(conn: Connection, source: str, target: str, tables: Sequence[st
         )
 
 
-def _copy_schema(scratch: Scratch, target: Address, server_major: int, schema: str) -> None:
-    """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between."""
+def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: str) -> None:
+    """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between.
+
+    The schema itself is made here: in the scratch database it belongs to that server's superuser, who need not exist
+    in the target.
+    """
+    with database_errors(f"making the staging schema {schema}"):
+        conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
     dump: list[str | Path] = [scratch.tools.pg_dump, "--format=custom", "--compress=0", f'--schema="{schema}"']
+    major = conn.info.server_version // 10_000
     with (
-        restoring(scratch.tools, target, server_major, ["--single-transaction"]) as writer,
+        restoring(scratch.tools, target, major, ["--single-transaction", f"--schema={schema}"]) as writer,
         commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
     ):
         shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)

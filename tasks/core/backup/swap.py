@@ -13,6 +13,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
 from sql import query
+from tasks.core.backup.grants import grant_again, grants_on
 from tasks.core.backup.loss import TableLoss, loss_report
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.errors import RollbackFailed
@@ -93,10 +94,12 @@ def _shut_out_writers(conn: Connection, operation: Operation, schema: str, live:
 
 
 def _exchange(conn: Connection, schema: str, replaced: str | None, found: Staged, live: Sequence[str]) -> None:
+    grants = grants_on(conn, schema, live, found.schema)
     if replaced:
         conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(replaced)))
         move_objects(conn, schema, replaced, live)
     move_objects(conn, found.schema, schema, found.tables)
+    grant_again(conn, schema, grants)
 
 
 def _merge_ledger(conn: Connection, operation: Operation, found: Staged) -> None:

@@ -23,7 +23,7 @@ import psycopg
 from sql import query
 from tasks.core.errors import DatabaseError, OperationRunning
 from tasks.core.operations import journal
-from tasks.core.postgres.connections import Connection, connect, database_errors, target
+from tasks.core.postgres.connections import Connection, connect, database_errors, refuse_shared_session, target
 from tasks.core.progress import note
 from tasks.core.schema import ledger
 from tasks.core.settings import Environment, Settings
@@ -116,7 +116,7 @@ def current() -> Operation:
 def operation(settings: Settings, kind: journal.Kind) -> Iterator[Operation]:
     """Hold the target's operation lock for the block; inside another operation on the same environment, that one.
 
-    Raises OperationRunning (exit 3) with who holds it.
+    Raises OperationRunning (exit 3) with who holds it, ConnectionFailed where no session could hold it.
     """
     outer = _current.get()
     if outer is not None:
@@ -126,6 +126,7 @@ def operation(settings: Settings, kind: journal.Kind) -> Iterator[Operation]:
     settings = settings.model_copy(update={"address": target(settings)})
     assert settings.address is not None
     with connect(settings.address, purpose=f"{kind} lock") as conn, database_errors(f"starting the {kind}"):
+        refuse_shared_session(conn, settings.address)
         started = _start(conn, settings, kind)
         token = _current.set(started)
         try:

@@ -13,6 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from sql import query
 from tasks.core.addresses import Address
+from tasks.core.errors import ConnectionFailed
 from tasks.core.postgres.failures import connection_failed, database_errors
 from tasks.core.settings import DatabaseSettings, Settings
 
@@ -23,6 +24,7 @@ __all__ = [
     "connect",
     "database_errors",
     "describe",
+    "refuse_shared_session",
     "target",
     "vector_extension",
 ]
@@ -117,6 +119,23 @@ def vector_extension(conn: Connection) -> Vector:
         row = cursor.execute(query("vector_extension")).fetchone()
     assert row is not None
     return Vector(**row)
+
+
+def refuse_shared_session(conn: Connection, address: Address) -> None:
+    """Raises ConnectionFailed where `address` is a transaction pooler's, whatever its port: there our settings and
+    locks would lie on a session that others are given between two statements of ours. `conn` is idle.
+
+    Seen by two connections, both open, that are served by one process of the server.
+    """
+    with database_errors("asking which process of the server serves us"):
+        mine = conn.execute(query("backend_pid")).fetchone()
+        with connect(address, purpose="look for a pooler") as other:
+            shared = other.execute(query("backend_pid")).fetchone() == mine
+    if shared:
+        raise ConnectionFailed(
+            f"{address.host}:{address.port} is a transaction pooler, which keeps no session",
+            hint="use the session pooler (on Supabase port 5432 of the pooler's host) or the direct host",
+        )
 
 
 def target(settings: Settings) -> Address:

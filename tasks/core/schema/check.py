@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from tasks.core.errors import OpsError, PrivilegeMissing
-from tasks.core.postgres.connections import Connection, Server, connect, describe, target
+from tasks.core.postgres.connections import Connection, Server, connect, describe, refuse_shared_session, target
 from tasks.core.schema import ledger, server_checks
 from tasks.core.schema.adoption import judge
 from tasks.core.schema.expected import Expected, expected_catalogs
@@ -29,7 +29,9 @@ _DEFAULT_PATIENCE = Patience()
 
 def check(settings: Settings, *, patience: Patience = _DEFAULT_PATIENCE) -> Report:
     """Every check, each with its remedy where it failed. Raises ConnectionFailed."""
-    with connect(target(settings), purpose="check", database=settings.database) as conn:
+    address = target(settings)
+    with connect(address, purpose="check", database=settings.database) as conn:
+        refuse_shared_session(conn, address)
         server = describe(conn)
         return Report(tuple(_all(conn, server, settings, patience)))
 
@@ -49,6 +51,7 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
     yield run("locks", server_checks.check_locks, conn, patience)
     yield run("idle in transaction", server_checks.check_idle, conn, patience)
     yield run("invalid indexes", server_checks.check_invalid_indexes, conn, settings)
+    yield run("backup scope", server_checks.check_scope, conn, settings)
     yield run("row security", server_checks.check_row_security, conn, settings, server)
     yield run("archiving", server_checks.check_archiving, conn)
     store = run("store", _store, settings)

@@ -22,6 +22,7 @@ from tasks.core.errors import MigrationFailed
 from tasks.core.postgres.connections import Connection
 from tasks.core.progress import note
 from tasks.core.schema.blockers import Blocker, noting_blockers
+from tasks.core.schema.extension import limit_hint
 from tasks.core.schema.scripts import Script
 from tasks.core.schema.statements import Statement
 from tasks.core.settings import DatabaseSettings
@@ -183,7 +184,7 @@ def _failure(script: Script, statement: Statement | None, error: psycopg.Error) 
     message = diagnosis.message_primary or str(error).strip().partition("\n")[0]
     if diagnosis.message_detail:
         message = f"{message}: {diagnosis.message_detail}"
-    hint = _HINTS.get(code)
+    hint = _HINTS.get(code) or limit_hint(message)
     if 'extension "vector"' in message:
         hint = _VECTOR_HINTS.get(code, hint)
     return MigrationFailed(f"{place}: {message} ({code})", hint=hint or diagnosis.message_hint)

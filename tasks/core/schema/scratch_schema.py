@@ -15,6 +15,7 @@ from sql import query
 from tasks.core.errors import MigrationFailed, PrivilegeMissing
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.schema.execution import search_path
+from tasks.core.schema.extension import limit_hint
 from tasks.core.schema.migrations import Migration
 from tasks.core.schema.statements import Statement
 
@@ -70,7 +71,8 @@ def _execute(conn: Connection, migration: Migration, statement: Statement) -> No
         message = f"{place}: {error.diag.message_primary} ({error.sqlstate}), in a scratch schema"
         if isinstance(error, errors.InsufficientPrivilege):
             raise PrivilegeMissing(message, hint=_remedy(statement, error)) from error
-        raise MigrationFailed(message, hint=error.diag.message_hint) from error
+        hint = limit_hint(error.diag.message_primary or "") or error.diag.message_hint
+        raise MigrationFailed(message, hint=hint) from error
 
 
 def _remedy(statement: Statement, error: psycopg.Error) -> str | None:

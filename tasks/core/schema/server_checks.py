@@ -151,6 +151,22 @@ def check_archiving(conn: Connection) -> CheckResult:
     return ok("archiving", f"archive_mode is {mode}: point-in-time recovery is that archive's work, not kg's")
 
 
+def check_scope(conn: Connection, settings: Settings) -> CheckResult:
+    """What the next backup would dump, and this role may not read: a platform's own tables, mostly."""
+    scope = settings.database.scope
+    values = {"schemas": None if scope == "database" else [*scope, settings.database.schema_name, "kg_ops"]}
+    found = [str(row[0]) for row in conn.execute(query("unreadable_relations"), values)]
+    what = "the whole database" if scope == "database" else f"schemas {', '.join(scope)}"
+    if found:
+        listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        return failed(
+            "backup scope",
+            f"this role may not read {listed}, so that {what} cannot be dumped: dump our schemas only ([database] "
+            "scope of the environment's TOML), or ask the administrator for GRANT SELECT",
+        )
+    return ok("backup scope", f"{what}, all of it readable")
+
+
 def check_row_security(conn: Connection, settings: Settings, server: Server) -> CheckResult:
     """A role whose rows are filtered makes smaller backups than the tables are."""
     scope = settings.database.scope

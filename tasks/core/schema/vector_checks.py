@@ -14,6 +14,7 @@ from sql import query
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema.catalog import Catalog
 from tasks.core.schema.execution import search_path
+from tasks.core.schema.extension import MOST_INDEXED, too_wide
 from tasks.core.schema.report import CheckResult, failed, ok, run_check
 
 # Below it the planner rightly prefers to read the whole table.
@@ -58,6 +59,17 @@ def check_vector_indexes(conn: Connection, schema: str, expected: Catalog, prese
             name = f"index on {wanted.table}.{wanted.column}"
             indexes = [index for index in found if (index.table, index.column) == (wanted.table, wanted.column)]
             yield run_check(name, partial(_check, conn, schema, name, wanted, indexes))
+    yield from _too_wide(expected, present)
+
+
+def _too_wide(expected: Catalog, present: list[str]) -> Iterator[CheckResult]:
+    """For information: columns whose searches no index on vector can serve."""
+    for one in expected["objects"].values():
+        if one["kind"] == "column" and one["table"] in present:
+            type_, _, size = one["type"].partition("(")
+            if type_.endswith("vector") and size.rstrip(")").isdecimal() and int(size.rstrip(")")) > MOST_INDEXED:
+                name = f"width of {one['table']}.{one['name']}"
+                yield ok(name, too_wide(int(size.rstrip(")")), one["name"]))
 
 
 def unit_vector(dimensions: int) -> str:

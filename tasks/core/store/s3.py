@@ -54,7 +54,7 @@ class S3Store:
         return cls(
             client=_client(env.get("KG_STORE_ADDRESSING") or "auto"),
             bucket=bucket,
-            prefix=check_prefix(prefix.strip("/")) + "/" if prefix.strip("/") else "",
+            prefix=_own_prefix(prefix.strip("/")),
             stall_timeout=stall_timeout,
             owner={"ExpectedBucketOwner": owner} if owner else {},
             keeping=_keeping(env),
@@ -241,3 +241,16 @@ def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes
 
 def _completed(part: Part) -> CompletedPartTypeDef:
     return {"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": part.sha256}
+
+
+def _own_prefix(prefix: str) -> str:
+    """The operator's part of every key: whatever S3 takes, but for parts that clients rewrite. Raises SettingsError."""
+    if not prefix:
+        return ""
+    parts = prefix.split("/")
+    if any(part in ("", ".", "..") for part in parts) or not prefix.isprintable() or len(prefix.encode()) > 256:
+        raise SettingsError(
+            f"KG_STORE_URL has the prefix {prefix!r}, which does not do for a store's keys",
+            hint="at most 256 bytes of printable characters, none of its parts empty, . or ..",
+        )
+    return f"{prefix}/"
