@@ -82,7 +82,7 @@ def verify_target(environment: Environment) -> Report:
 
 @step("verify rolled back")
 def verify_rolled_back(environment: Environment, undone: RolledBack) -> None:
-    """After a rollback the schema is what the remaining revision says; without a revision there is nothing to compare."""
+    """After a rollback the schema is what the remaining revision says; without one there is nothing to compare."""
     if undone.nothing or not undone.revision:
         return
     report = verify.verify(load_settings(environment))

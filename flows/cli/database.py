@@ -1,4 +1,4 @@
-"""Verbs that look at or change the database: check, verify, deploy, rollback, reindex."""
+"""Verbs that look at or change the database: check, plan, verify, deploy, rollback, reindex."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flows.cli.options import (
 from tasks.core.errors import OpsError
 
 if TYPE_CHECKING:
-    from tasks.core.documents import DeployDocument, ReindexDocument, ReportDocument, RollbackDocument
+    from tasks.core.documents import DeployDocument, PlanDocument, ReindexDocument, ReportDocument, RollbackDocument
     from tasks.core.operations.plan import DeployPlan
     from tasks.core.settings import Settings
 
@@ -47,6 +47,24 @@ def check(environment: EnvironmentName, json: Json = False, verbose: Verbose = F
         return ReportDocument.of(settings.environment, check(settings))
 
     return answer(Output(json, verbose), work, render.report)
+
+
+def plan(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
+    """Say what a deploy would run, what it locks, what is dangerous about it, and which gates are shut. Reads only.
+
+    The locks are measured on a scratch database; the deploy's own rehearsal measures them again on real data.
+    """
+
+    def work() -> PlanDocument:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        from tasks.core.documents import PlanDocument
+        from tasks.core.operations.outlook import outlook
+
+        return PlanDocument.of(outlook(settings))
+
+    return answer(Output(json, verbose), work, render.plan)
 
 
 def verify(

@@ -53,6 +53,7 @@ class DeploySettings(_Section):
     reindex: bool = True
     prune: bool = True
     require_proof: bool = Field(True, description="Refuse to migrate without a proved backup")
+    require_staging: bool = Field(False, description="Refuse revisions that staging has not applied and verified")
     auto_restore: bool = Field(False, description="A rollback may discard rows written since its backup")
 
 
