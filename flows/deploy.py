@@ -6,17 +6,25 @@ from prefect import flow
 
 from flows.deployment import Deployment
 from flows.rollback import rollback
-from tasks.backups import make_backup, prove_backup, prune_backups
+from tasks.backups import make_backup, prove_and_rehearse, prune_backups
 from tasks.core.documents import DeployDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
-from tasks.database import check_target, migrate_target, plan_deploy, read_fingerprint, settle_earlier, verify_target
+from tasks.database import (
+    check_target,
+    migrate_target,
+    open_gates,
+    plan_deploy,
+    read_fingerprint,
+    settle_earlier,
+    verify_target,
+)
 from tasks.vectors import advise_reindex
 
 
 @flow(name="deploy", flow_run_name="deploy {environment}")
 def deploy(environment: Environment, plan: str = "") -> DeployDocument:
-    """Check, plan, back up, prove the backup, migrate, verify, advise on indexes, prune, report.
+    """Check, plan, back up, prove and rehearse, migrate, verify, advise on indexes, prune, report.
 
     When migrate or verify fails, the rollback flow runs and this run ends Failed. Advice and prune come after the
     database has been verified: what fails there is reported, and undoes nothing.
@@ -45,12 +53,13 @@ def deploy(environment: Environment, plan: str = "") -> DeployDocument:
                 run.backup = make_backup(environment)
         if run.backup and wanted.drill:
             with run.step("Restore drill"):
-                run.backup = prove_backup(environment, run.backup.id)
-        with run.or_back(rollback):
-            with run.step("Migrate"):
+                run.backup, run.rehearsed = prove_and_rehearse(environment, run.backup.id, run.planned)
+        with run.step("Migrate"):
+            open_gates(environment, run.planned, run.backup)
+            with run.or_back(rollback):
                 run.migrated = migrate_target(environment, run.planned, run.backup)
-            with run.step("Verify"):
-                verify_target(environment)
+        with run.or_back(rollback), run.step("Verify"):
+            verify_target(environment)
         if wanted.reindex:
             with run.aside("Re-index advice"):
                 advise_reindex(environment)

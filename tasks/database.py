@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tasks.artifacts import report_artifact
 from tasks.core.backup.manifest import Backup
-from tasks.core.errors import OpsError, Refused, VerificationFailed
+from tasks.core.errors import OpsError, VerificationFailed
+from tasks.core.operations.gates import lasting_gates, pass_gates, proof_gate, staging_gate
 from tasks.core.operations.migrate import Migrated, migrate, our_fingerprint
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan, agree, expected_of, make_plan
@@ -12,7 +13,7 @@ from tasks.core.operations.rollback import RolledBack
 from tasks.core.postgres.connections import connect, target
 from tasks.core.progress import note
 from tasks.core.schema import check, ledger, verify
-from tasks.core.schema.verify import Report
+from tasks.core.schema.report import CheckResult, Report
 from tasks.core.settings import Environment, load_settings
 from tasks.core.vectors.advice import record_builds
 from tasks.steps import step
@@ -43,11 +44,12 @@ def settle_earlier(environment: Environment) -> tuple[str, ...]:
 
 @step("plan")
 def plan_deploy(environment: Environment, approved: str) -> DeployPlan:
-    """What is pending. Refused where it is not the plan that was approved."""
+    """What is pending. Refused where it is not the plan that was approved, or a gate is shut that no later step opens."""
     settings = load_settings(environment)
     with connect(target(settings), purpose="plan", database=settings.database) as conn:
         plan = make_plan(conn, settings)
-    agree(plan, approved)
+        agree(plan, approved)
+        pass_gates(lasting_gates(conn, settings, plan))
     current().describe(plan=plan.hash, revision=plan.revision, pending=[each.label for each in plan.pending])
     return plan
 
@@ -60,15 +62,20 @@ def read_fingerprint(environment: Environment) -> str:
         return our_fingerprint(conn, settings.database.schema_name, expected_of(conn, settings))
 
 
+@step("gates")
+def open_gates(environment: Environment, plan: DeployPlan, backup: Backup | None) -> tuple[CheckResult, ...]:
+    """Refused where what must be proved is not: a way back, and for production staging's word."""
+    settings = load_settings(environment)
+    with connect(target(settings), purpose="gates", database=settings.database) as conn:
+        gates = (proof_gate(conn, settings, plan, backup), staging_gate(conn, settings, plan))
+    report_artifact(f"gates-{environment}", f"Gates of {environment}", Report(gates))
+    pass_gates(gates)
+    return gates
+
+
 @step("migrate")
 def migrate_target(environment: Environment, plan: DeployPlan, backup: Backup | None) -> Migrated:
     """Adopt and apply what is pending: never retried as a whole, since its statements may not be repeatable."""
-    settings = load_settings(environment)
-    if settings.deploy.require_proof and not (backup and backup.restorable):
-        raise Refused(
-            f"{environment} migrates only with a backup that is proved restorable",
-            hint=f"make one: kg backup {environment}",
-        )
     migrated = migrate(current(), plan, backup)
     record_builds(current(), migrated.applied)
     return migrated

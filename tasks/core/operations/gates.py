@@ -35,6 +35,13 @@ def pass_gates(checks: Sequence[CheckResult]) -> None:
         )
 
 
+def lasting_gates(conn: Connection, settings: Settings, plan: DeployPlan) -> tuple[CheckResult, ...]:
+    """The gates that nothing in a deploy can open: known to be shut before any work is done."""
+    own = settings.deploy.backup and settings.deploy.drill
+    proof = () if own else (proof_gate(conn, settings, plan, None),)
+    return (*proof, staging_gate(conn, settings, plan))
+
+
 def proof_gate(conn: Connection, settings: Settings, plan: DeployPlan, backup: Backup | None) -> CheckResult:
     """Is `backup` (None: the newest proved one in the store) a way back from this very plan? `conn` is the target's."""
     environment = settings.environment

@@ -11,13 +11,13 @@ from typing import Any
 
 from tasks.core.errors import MigrationFailed, OpsError, RehearsalFailed
 from tasks.core.postgres.connections import Connection, Server, connect
-from tasks.core.postgres.scratch import scratch_database
+from tasks.core.postgres.scratch import Scratch, scratch_database
 from tasks.core.progress import note, track
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.compare import compare, failures
 from tasks.core.schema.expected import Expected, expected_catalogs
 from tasks.core.schema.migrations import Migration, apply, load_migrations, revert
-from tasks.core.schema.observing import Observed, Watch
+from tasks.core.schema.observing import Lock, Observed, Watch
 from tasks.core.settings import DatabaseSettings, Settings
 
 
@@ -40,7 +40,8 @@ class Rehearsed:
         return asdict(self)
 
     def __str__(self) -> str:
-        locks = {lock.table: lock.mode for each in self.statements for lock in each.locks}
+        found = [lock for each in self.statements for lock in each.locks]
+        locks = {lock.table: lock.mode for lock in sorted(found, key=Lock.strength)}  # the strongest stays
         held = ", ".join(f"{mode} on {table} ({self.rows.get(table, 0):,} rows)" for table, mode in locks.items())
         down = "no way down" if self.down_seconds is None else f"down {self.down_seconds:.2f} s"
         said = f"rehearsed {self.revision} {self.name}: up {self.up_seconds:.2f} s, {down}"
@@ -53,6 +54,18 @@ class Measured:
 
     where: str
     statements: Mapping[str, tuple[Observed, ...]]
+
+
+def rehearse_on(
+    scratch: Scratch, settings: Settings, pending: Sequence[Migration], counted: Mapping[str, int]
+) -> tuple[Rehearsed, ...]:
+    """`rehearse` in the restored copy that a drill has made; `counted` are the rows in it, as its proof has them."""
+    rows = {label.replace('"', ""): count for label, count in counted.items()}
+    with connect(scratch.address, purpose="rehearsal", database=settings.database) as conn:
+        rehearsed = rehearse(conn, settings, pending, rows)
+    for each in rehearsed:
+        note(str(each))
+    return rehearsed
 
 
 def rehearse(

@@ -17,7 +17,7 @@ from tasks.core.schema.statements import Statement
 
 _EXCERPT = 100  # characters of a statement that are shown
 
-# Lock mode -> who waits while it is held. https://www.postgresql.org/docs/current/explicit-locking.html
+# Lock mode, strongest first -> who waits while it is held. https://www.postgresql.org/docs/current/explicit-locking.html
 WAITS = {
     "AccessExclusiveLock": "reads and writes",
     "ExclusiveLock": "writes",
@@ -40,6 +40,10 @@ class Lock:
     @property
     def waits(self) -> str:
         return WAITS.get(self.mode, "")
+
+    def strength(self) -> int:
+        """Greater for a lock that keeps more sessions waiting."""
+        return -list(WAITS).index(self.mode)
 
 
 @dataclass(frozen=True)
