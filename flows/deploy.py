@@ -23,7 +23,7 @@ from tasks.vectors import advise_reindex
 
 
 @flow(name="deploy", flow_run_name="deploy {environment}")
-def deploy(environment: Environment, plan: str = "") -> DeployDocument:
+def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bool = False) -> DeployDocument:
     """Check, plan, back up, prove and rehearse, migrate, verify, advise on indexes, prune, report.
 
     When migrate or verify fails, the rollback flow runs and this run ends Failed. Advice and prune come after the
@@ -32,6 +32,7 @@ def deploy(environment: Environment, plan: str = "") -> DeployDocument:
     Args:
         environment: Which environment's database.
         plan: Hash of the plan that was approved; another plan is refused. Empty means whatever is pending.
+        terminate_idle_blockers: End sessions that block a migration by idling in a transaction, after showing them.
     """
     settings = load_settings(environment)
     wanted = settings.deploy
@@ -57,7 +58,7 @@ def deploy(environment: Environment, plan: str = "") -> DeployDocument:
         with run.step("Migrate"):
             open_gates(environment, run.planned, run.backup)
             with run.or_back(rollback):
-                run.migrated = migrate_target(environment, run.planned, run.backup)
+                run.migrated = migrate_target(environment, run.planned, run.backup, terminate_idle_blockers)
         with run.or_back(rollback), run.step("Verify"):
             verify_target(environment)
         if wanted.reindex:

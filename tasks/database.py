@@ -44,7 +44,7 @@ def settle_earlier(environment: Environment) -> tuple[str, ...]:
 
 @step("plan")
 def plan_deploy(environment: Environment, approved: str) -> DeployPlan:
-    """What is pending. Refused where it is not the plan that was approved, or a gate is shut that no later step opens."""
+    """What is pending. Refused where it is not the approved plan, or a gate is shut that no later step opens."""
     settings = load_settings(environment)
     with connect(target(settings), purpose="plan", database=settings.database) as conn:
         plan = make_plan(conn, settings)
@@ -74,9 +74,11 @@ def open_gates(environment: Environment, plan: DeployPlan, backup: Backup | None
 
 
 @step("migrate")
-def migrate_target(environment: Environment, plan: DeployPlan, backup: Backup | None) -> Migrated:
+def migrate_target(
+    environment: Environment, plan: DeployPlan, backup: Backup | None, terminate_idle_blockers: bool = False
+) -> Migrated:
     """Adopt and apply what is pending: never retried as a whole, since its statements may not be repeatable."""
-    migrated = migrate(current(), plan, backup)
+    migrated = migrate(current(), plan, backup, terminate_idle_blockers=terminate_idle_blockers)
     record_builds(current(), migrated.applied)
     return migrated
 

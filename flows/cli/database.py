@@ -17,6 +17,7 @@ from flows.cli.options import (
     Output,
     StrategyName,
     StrategyOption,
+    TerminateIdleBlockers,
     Verbose,
     Yes,
 )
@@ -87,7 +88,13 @@ def verify(
     return answer(Output(json, verbose), work, render.report)
 
 
-def deploy(environment: EnvironmentName, yes: Yes = False, json: Json = False, verbose: Verbose = False) -> int:
+def deploy(
+    environment: EnvironmentName,
+    yes: Yes = False,
+    terminate_idle_blockers: TerminateIdleBlockers = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
     """Carry the database to the newest revision.
 
     Check, plan, backup, restore drill, migrate, verify, re-index advice, prune, report. When anything after the
@@ -106,7 +113,9 @@ def deploy(environment: EnvironmentName, yes: Yes = False, json: Json = False, v
             from flows.deploy import deploy
 
             running.ready()
-            return deploy(environment=settings.environment, plan=approved)
+            return deploy(
+                environment=settings.environment, plan=approved, terminate_idle_blockers=terminate_idle_blockers
+            )
 
     def partial() -> DeployDocument:
         from tasks.core.documents import DeployDocument

@@ -42,6 +42,8 @@ class DatabaseSettings(_Section):
     lock_timeout: timedelta = Field(timedelta(seconds=2), description="How long one DDL statement waits for its lock")
     lock_attempts: int = Field(5, ge=1, description="How often a migration's transaction is tried for its locks")
     statement_timeout: timedelta = Field(timedelta(hours=1), description="Limit of one statement of ours")
+    terminate_idle_blockers: bool = Field(False, description="A migration ends idle transactions that block it")
+    idle_blocker_limit: timedelta = Field(timedelta(minutes=1), description="... those idle for longer than this")
 
 
 class DeploySettings(_Section):

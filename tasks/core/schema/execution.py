@@ -73,7 +73,8 @@ def run_script(
 ) -> None:
     """See migrations.apply. `conn` may be in autocommit mode or not, but is idle: the transaction is ours alone."""
     assert conn.info.transaction_status == TransactionStatus.IDLE
-    with noting_blockers(conn, script.path.name) as blockers:
+    limit = database.idle_blocker_limit if database.terminate_idle_blockers else None
+    with noting_blockers(conn, script.path.name, end_idle_after=limit) as blockers:
         attempts = _Attempts(database.lock_attempts, blockers)
         if script.transactional:
             attempts.run(lambda: _whole(conn, script, database, record, before, observer))
@@ -197,6 +198,8 @@ class _Attempts:
     def _give_up(self, failure: MigrationFailed) -> None:
         who = "; ".join(str(blocker) for blocker in self.blockers.values())
         failure.hint = f"tried {self.limit} times; blocked by {who or 'a session that cannot be seen'}"
+        if any(blocker.idle for blocker in self.blockers.values()):
+            failure.hint += "; deploy --terminate-idle-blockers ends those that are idle in a transaction"
 
 
 def _execute(conn: Connection, script: Script, statement: Statement, *, observer: Observer | None = None) -> None:
