@@ -18,16 +18,17 @@ from tasks.database import (
     read_fingerprint,
     settle_earlier,
     verify_target,
+    watch_target,
 )
 from tasks.vectors import advise_reindex
 
 
 @flow(name="deploy", flow_run_name="deploy {environment}")
 def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bool = False) -> DeployDocument:
-    """Check, plan, back up, prove and rehearse, migrate, verify, advise on indexes, prune, report.
+    """Check, plan, back up, prove and rehearse, migrate, verify, watch, advise, prune, report.
 
-    When migrate or verify fails, the rollback flow runs and this run ends Failed. Advice and prune come after the
-    database has been verified: what fails there is reported, and undoes nothing.
+    When migrate, verify or watch fails, the rollback flow runs and this run ends Failed. Advice and prune come after
+    that: what fails there is reported, and undoes nothing.
 
     Args:
         environment: Which environment's database.
@@ -37,6 +38,7 @@ def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bo
     settings = load_settings(environment)
     wanted = settings.deploy
     with operation(settings, "deploy") as held, Deployment(environment, held) as run:
+        run.step.total += bool(settings.watch.duration)
         with run.step("Check"):
             with run.or_back(rollback):
                 settle_earlier(environment)
@@ -61,6 +63,9 @@ def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bo
                 run.migrated = migrate_target(environment, run.planned, run.backup, terminate_idle_blockers)
         with run.or_back(rollback), run.step("Verify"):
             verify_target(environment)
+        if settings.watch.duration:
+            with run.or_back(rollback), run.step("Watch"):
+                watch_target(environment)
         if wanted.reindex:
             with run.aside("Re-index advice"):
                 advise_reindex(environment)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from tasks.artifacts import report_artifact
+from tasks.core.application.health import run_integration
 from tasks.core.backup.manifest import Backup
-from tasks.core.errors import OpsError, VerificationFailed
+from tasks.core.errors import OpsError, VerificationFailed, WatchFailed
 from tasks.core.operations.gates import lasting_gates, pass_gates, proof_gate, staging_gate
 from tasks.core.operations.migrate import Migrated, migrate, our_fingerprint
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan, agree, expected_of, make_plan
 from tasks.core.operations.rollback import RolledBack
+from tasks.core.operations.verification import verify_environment
+from tasks.core.operations.watching import watch
 from tasks.core.postgres.connections import connect, target
 from tasks.core.progress import note
-from tasks.core.schema import check, ledger, verify
+from tasks.core.schema import check, ledger
 from tasks.core.schema.report import CheckResult, Report
+from tasks.core.schema.verify import verify
 from tasks.core.settings import Environment, load_settings
 from tasks.core.vectors.advice import record_builds
 from tasks.steps import step
@@ -85,8 +89,20 @@ def migrate_target(
 
 @step("verify")
 def verify_target(environment: Environment) -> Report:
-    """Compare with what the migrations make, probe, and write down that the revisions are verified."""
+    """Compare with what the migrations make, probe, ask the application, and write down what is verified."""
     return _verify_and_mark(environment)
+
+
+@step("watch")
+def watch_target(environment: Environment) -> Report:
+    """Look on for a while: what gets worse than it may be sends the deploy back."""
+    report = watch(load_settings(environment))
+    report_artifact(f"watch-{environment}", f"Watch of {environment} after the deploy", report)
+    failed = [item for item in report.checks if item.status == "failed"]
+    if failed:
+        raise WatchFailed(f"{environment} does worse after the migration: {'; '.join(map(str, failed))}")
+    note("; ".join(f"{item.name}: {item.detail}" for item in report.checks))
+    return report
 
 
 @step("verify rolled back")
@@ -94,13 +110,16 @@ def verify_rolled_back(environment: Environment, undone: RolledBack) -> None:
     """After a rollback the schema is what the remaining revision says; without one there is nothing to compare."""
     if undone.nothing or not undone.revision:
         return
-    report = verify.verify(load_settings(environment))
+    report = verify(load_settings(environment))
     report_artifact(f"verify-{environment}", f"Verification of {environment} after the rollback", report)
     _raise_unless_ok(environment, report)
 
 
 def _verify_and_mark(environment: Environment) -> Report:
-    report = verify.verify(load_settings(environment))
+    settings = load_settings(environment)
+    found = verify_environment(settings)
+    # The environment's own tests run only on a database that is what it should be.
+    report = Report((*found.checks, run_integration(settings))) if found.ok else found
     report_artifact(f"verify-{environment}", f"Verification of {environment}", report)
     _raise_unless_ok(environment, report)
     with current().session("verified") as conn:

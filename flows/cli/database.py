@@ -81,9 +81,9 @@ def verify(
 
         settings = load_settings(environment)
         from tasks.core.documents import ReportDocument
-        from tasks.core.schema.verify import verify
+        from tasks.core.operations.verification import verify_environment
 
-        return ReportDocument.of(settings.environment, verify(settings, probes=not no_probes))
+        return ReportDocument.of(settings.environment, verify_environment(settings, probes=not no_probes))
 
     return answer(Output(json, verbose), work, render.report)
 
