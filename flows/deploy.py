@@ -6,28 +6,39 @@ from prefect import flow
 
 from flows.deployment import Deployment
 from flows.rollback import rollback
-from tasks.backups import make_backup, prove_backup, prune_backups
+from tasks.backups import make_backup, prove_and_rehearse, prune_backups
 from tasks.core.documents import DeployDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
-from tasks.database import check_target, migrate_target, plan_deploy, read_fingerprint, settle_earlier, verify_target
+from tasks.database import (
+    check_target,
+    migrate_target,
+    open_gates,
+    plan_deploy,
+    read_fingerprint,
+    settle_earlier,
+    verify_target,
+    watch_target,
+)
 from tasks.vectors import advise_reindex
 
 
 @flow(name="deploy", flow_run_name="deploy {environment}")
-def deploy(environment: Environment, plan: str = "") -> DeployDocument:
-    """Check, plan, back up, prove the backup, migrate, verify, advise on indexes, prune, report.
+def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bool = False) -> DeployDocument:
+    """Check, plan, back up, prove and rehearse, migrate, verify, watch, advise, prune, report.
 
-    When migrate or verify fails, the rollback flow runs and this run ends Failed. Advice and prune come after the
-    database has been verified: what fails there is reported, and undoes nothing.
+    When migrate, verify or watch fails, the rollback flow runs and this run ends Failed. Advice and prune come after
+    that: what fails there is reported, and undoes nothing.
 
     Args:
         environment: Which environment's database.
         plan: Hash of the plan that was approved; another plan is refused. Empty means whatever is pending.
+        terminate_idle_blockers: End sessions that block a migration by idling in a transaction, after showing them.
     """
     settings = load_settings(environment)
     wanted = settings.deploy
     with operation(settings, "deploy") as held, Deployment(environment, held) as run:
+        run.step.total += bool(settings.watch.duration)
         with run.step("Check"):
             with run.or_back(rollback):
                 settle_earlier(environment)
@@ -45,12 +56,16 @@ def deploy(environment: Environment, plan: str = "") -> DeployDocument:
                 run.backup = make_backup(environment)
         if run.backup and wanted.drill:
             with run.step("Restore drill"):
-                run.backup = prove_backup(environment, run.backup.id)
-        with run.or_back(rollback):
-            with run.step("Migrate"):
-                run.migrated = migrate_target(environment, run.planned, run.backup)
-            with run.step("Verify"):
-                verify_target(environment)
+                run.backup, run.rehearsed = prove_and_rehearse(environment, run.backup.id, run.planned)
+        with run.step("Migrate"):
+            open_gates(environment, run.planned, run.backup)
+            with run.or_back(rollback):
+                run.migrated = migrate_target(environment, run.planned, run.backup, terminate_idle_blockers)
+        with run.or_back(rollback), run.step("Verify"):
+            verify_target(environment)
+        if settings.watch.duration:
+            with run.or_back(rollback), run.step("Watch"):
+                watch_target(environment)
         if wanted.reindex:
             with run.aside("Re-index advice"):
                 advise_reindex(environment)

@@ -17,6 +17,7 @@ from tasks.core.errors import OpsError, Refused, RollbackFailed
 from tasks.core.operations.migrate import Migrated
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import DeployPlan
+from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.progress import Track, note
 from tasks.core.settings import Environment
 
@@ -32,6 +33,7 @@ class Deployment:
         self.step = Steps(STEPS)
         self.planned: DeployPlan | None = None
         self.backup: Backup | None = None
+        self.rehearsed: tuple[Rehearsed, ...] = ()
         self.migrated: Migrated | None = None
         self.before: str | None = None
         self.undone: RollbackDocument | None = None
@@ -87,6 +89,7 @@ class Deployment:
                 ("backup", document.backup or "none"),
                 ("fingerprint before", document.fingerprint_before or ""),
                 ("fingerprint after", document.fingerprint_after or ""),
+                *(("rehearsed", str(each)) for each in self.rehearsed),
                 *(("warning", text) for text in self.warnings),
             ],
             self.step.seconds,

@@ -6,7 +6,7 @@ from prefect import flow
 
 from tasks.artifacts import report_artifact
 from tasks.core.documents import ReportDocument
-from tasks.core.schema.verify import verify as verify_now
+from tasks.core.operations.verification import verify_environment
 from tasks.core.settings import Environment, load_settings
 
 
@@ -20,6 +20,6 @@ def verify(environment: Environment, probes: bool = True) -> ReportDocument:
         environment: Which environment's database to verify.
         probes: Also insert, search and update in a transaction that is rolled back.
     """
-    report = verify_now(load_settings(environment), probes=probes)
+    report = verify_environment(load_settings(environment), probes=probes)
     report_artifact(f"verify-{environment}", f"Verification of {environment}", report)
     return ReportDocument.of(environment, report)

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
+from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import RolledBack
 from tasks.core.schema.verify import Report
 from tasks.core.settings import Environment
@@ -37,6 +38,22 @@ def drill_artifact(environment: Environment, backup: Backup) -> None:
     ]
     spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in proof.seconds.items())
     table(f"drill-{environment}", f"Backup {backup.id} is {proof.grade} ({spent})", rows)
+
+
+def rehearsal_artifact(environment: Environment, rehearsed: Sequence[Rehearsed]) -> None:
+    rows = [
+        {
+            "migration": f"{each.revision}_{each.name}",
+            "line": statement.line,
+            "statement": statement.text,
+            "seconds": statement.seconds,
+            "rows changed": statement.rows,
+            "locks": ", ".join(f"{lock.mode} on {lock.table}" for lock in statement.locks) or "none of ours",
+        }
+        for each in rehearsed
+        for statement in each.statements
+    ]
+    table(f"rehearsal-{environment}", f"Rehearsal on the restored copy: {'; '.join(map(str, rehearsed))}", rows)
 
 
 def retention_artifact(environment: Environment, plan: RetentionPlan, *, applied: bool) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from tasks.artifacts import drill_artifact, retention_artifact
+from tasks.artifacts import drill_artifact, rehearsal_artifact, retention_artifact
 from tasks.core.backup import drill as drills
 from tasks.core.backup import dump, library, retention
-from tasks.core.backup.manifest import Backup
+from tasks.core.backup.manifest import Backup, Proof
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.operations.operation import current
+from tasks.core.operations.plan import DeployPlan
+from tasks.core.operations.rehearsal import Rehearsed, rehearse_on
+from tasks.core.postgres.scratch import Scratch
 from tasks.core.progress import say
 from tasks.core.settings import Environment, load_settings
 from tasks.core.store.base import Store, open_store
@@ -36,6 +39,29 @@ def prove_backup(environment: Environment, backup: str) -> Backup:
     drill_artifact(environment, proved)
     say(f"{proved.id} is {proved.proof.grade if proved.proof else 'unproved'}: every row counted, the same fingerprint")
     return proved
+
+
+@step("restore drill and rehearsal", retries=1)
+def prove_and_rehearse(environment: Environment, backup: str, plan: DeployPlan) -> tuple[Backup, tuple[Rehearsed, ...]]:
+    """Prove this deploy's backup, and try the pending migrations on the copy: what fails there goes no further.
+
+    What they took and locked there becomes part of the plan in the journal.
+    """
+    settings = load_settings(environment)
+    chosen = library.find(open_store(settings), environment, backup)
+    rehearsed: list[Rehearsed] = []
+
+    def on_the_copy(scratch: Scratch, proof: Proof) -> None:
+        with current().step("rehearsal"):
+            rehearsed.extend(rehearse_on(scratch, settings, plan.pending, proof.tables))
+
+    proof = drills.drill(settings, chosen, on_the_copy if plan.pending else None)
+    proved = chosen.model_copy(update={"proof": proof})
+    drill_artifact(environment, proved)
+    if rehearsed:
+        current().describe(rehearsal=[each.to_detail() for each in rehearsed])
+        rehearsal_artifact(environment, rehearsed)
+    return proved, tuple(rehearsed)
 
 
 @step("prune", retries=2)

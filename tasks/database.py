@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 
 from tasks.artifacts import report_artifact
+from tasks.core.application.health import run_integration
 from tasks.core.backup.manifest import Backup
-from tasks.core.errors import OpsError, Refused, VerificationFailed
+from tasks.core.errors import OpsError, VerificationFailed, WatchFailed
+from tasks.core.operations.gates import lasting_gates, pass_gates, proof_gate, staging_gate
 from tasks.core.operations.migrate import Migrated, migrate, our_fingerprint
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan, agree, expected_of, make_plan
 from tasks.core.operations.rollback import RolledBack
+from tasks.core.operations.verification import verify_environment
+from tasks.core.operations.watching import watch
 from tasks.core.postgres.connections import connect, target
 from tasks.core.progress import note, say
-from tasks.core.schema import check, ledger, verify
-from tasks.core.schema.verify import Report
+from tasks.core.schema import check, ledger
+from tasks.core.schema.report import CheckResult, Report
+from tasks.core.schema.verify import verify
 from tasks.core.settings import Environment, load_settings
 from tasks.core.vectors.advice import record_builds
 from tasks.steps import step
@@ -46,11 +51,12 @@ def settle_earlier(environment: Environment) -> tuple[str, ...]:
 
 @step("plan")
 def plan_deploy(environment: Environment, approved: str) -> DeployPlan:
-    """What is pending. Refused where it is not the plan that was approved."""
+    """What is pending. Refused where it is not the approved plan, or a gate is shut that no later step opens."""
     settings = load_settings(environment)
     with connect(target(settings), purpose="plan", database=settings.database) as conn:
         plan = make_plan(conn, settings)
-    agree(plan, approved)
+        agree(plan, approved)
+        pass_gates(lasting_gates(conn, settings, plan))
     current().describe(plan=plan.hash, revision=plan.revision, pending=[each.label for each in plan.pending])
     ahead = [f"adopt {each.label}" for each in plan.adopted] + [f"apply {each.label}" for each in plan.pending]
     say(", ".join(ahead) or f"nothing is pending at revision {plan.revision}")
@@ -65,16 +71,23 @@ def read_fingerprint(environment: Environment) -> str:
         return our_fingerprint(conn, settings.database.schema_name, expected_of(conn, settings))
 
 
-@step("migrate")
-def migrate_target(environment: Environment, plan: DeployPlan, backup: Backup | None) -> Migrated:
-    """Adopt and apply what is pending: never retried as a whole, since its statements may not be repeatable."""
+@step("gates")
+def open_gates(environment: Environment, plan: DeployPlan, backup: Backup | None) -> tuple[CheckResult, ...]:
+    """Refused where what must be proved is not: a way back, and for production staging's word."""
     settings = load_settings(environment)
-    if settings.deploy.require_proof and not (backup and backup.restorable):
-        raise Refused(
-            f"{environment} migrates only with a backup that is proved restorable",
-            hint=f"make one: kg backup {environment}",
-        )
-    migrated = migrate(current(), plan, backup)
+    with connect(target(settings), purpose="gates", database=settings.database) as conn:
+        gates = (proof_gate(conn, settings, plan, backup), staging_gate(conn, settings, plan))
+    report_artifact(f"gates-{environment}", f"Gates of {environment}", Report(gates))
+    pass_gates(gates)
+    return gates
+
+
+@step("migrate")
+def migrate_target(
+    environment: Environment, plan: DeployPlan, backup: Backup | None, terminate_idle_blockers: bool = False
+) -> Migrated:
+    """Adopt and apply what is pending: never retried as a whole, since its statements may not be repeatable."""
+    migrated = migrate(current(), plan, backup, terminate_idle_blockers=terminate_idle_blockers)
     record_builds(current(), migrated.applied)
     say(f"now at revision {plan.target_revision}")
     return migrated
@@ -82,8 +95,20 @@ def migrate_target(environment: Environment, plan: DeployPlan, backup: Backup | 
 
 @step("verify")
 def verify_target(environment: Environment) -> Report:
-    """Compare with what the migrations make, probe, and write down that the revisions are verified."""
+    """Compare with what the migrations make, probe, ask the application, and write down what is verified."""
     return _verify_and_mark(environment)
+
+
+@step("watch")
+def watch_target(environment: Environment) -> Report:
+    """Look on for a while: what gets worse than it may be sends the deploy back."""
+    report = watch(load_settings(environment))
+    report_artifact(f"watch-{environment}", f"Watch of {environment} after the deploy", report)
+    failed = [item for item in report.checks if item.status == "failed"]
+    if failed:
+        raise WatchFailed(f"{environment} does worse after the migration: {'; '.join(map(str, failed))}")
+    note("; ".join(f"{item.name}: {item.detail}" for item in report.checks))
+    return report
 
 
 @step("verify rolled back")
@@ -91,13 +116,16 @@ def verify_rolled_back(environment: Environment, undone: RolledBack) -> None:
     """After a rollback the schema is what the remaining revision says; where none remains, nothing is compared."""
     if undone.nothing or not undone.revision:
         return
-    report = verify.verify(load_settings(environment))
+    report = verify(load_settings(environment))
     report_artifact(f"verify-{environment}", f"Verification of {environment} after the rollback", report)
     _raise_unless_ok(environment, report)
 
 
 def _verify_and_mark(environment: Environment) -> Report:
-    report = verify.verify(load_settings(environment))
+    settings = load_settings(environment)
+    found = verify_environment(settings)
+    # The environment's own tests run only on a database that is what it should be.
+    report = Report((*found.checks, run_integration(settings))) if found.ok else found
     report_artifact(f"verify-{environment}", f"Verification of {environment}", report)
     _raise_unless_ok(environment, report)
     with current().session("verified") as conn:

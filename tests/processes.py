@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -189,3 +190,10 @@ def assert_all_is_over(place: Path, *pids: int) -> None:
     """No process of the server is left within two seconds, and nobody holds its locks."""
     until(lambda: all(is_gone(pid) for pid in pids) and not server_of(place) and not guardian_of(place))
     until(lambda: not any(locks.is_held(place / name) for name in ("users.lock", "guardian.lock")), seconds=0.5)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 for panel, name, verb in (
     (_LOOK, "check", database.check),
+    (_LOOK, "plan", database.plan),
     (_LOOK, "verify", database.verify),
     (_LOOK, "backups", backups.backups),
     (_LOOK, "search", application.search),

@@ -1,4 +1,4 @@
-"""Verbs that look at or change the database: check, verify, deploy, rollback, reindex."""
+"""Verbs that look at or change the database: check, plan, verify, deploy, rollback, reindex."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from flows.cli.options import (
     Output,
     StrategyName,
     StrategyOption,
+    TerminateIdleBlockers,
     Verbose,
     Yes,
 )
 from tasks.core.errors import OpsError
 
 if TYPE_CHECKING:
-    from tasks.core.documents import DeployDocument, ReindexDocument, ReportDocument, RollbackDocument
+    from tasks.core.documents import DeployDocument, PlanDocument, ReindexDocument, ReportDocument, RollbackDocument
     from tasks.core.operations.plan import DeployPlan
     from tasks.core.settings import Settings
 
@@ -49,6 +50,24 @@ def check(environment: EnvironmentName, json: Json = False, verbose: Verbose = F
     return answer(Output(json, verbose), work, render.report)
 
 
+def plan(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
+    """Say what a deploy would run, what it locks, what is dangerous about it, and which gates are shut. Reads only.
+
+    The locks are measured on a scratch database; the deploy's own rehearsal measures them again on real data.
+    """
+
+    def work() -> PlanDocument:
+        from tasks.core.settings import load_settings
+
+        settings = load_settings(environment)
+        from tasks.core.documents import PlanDocument
+        from tasks.core.operations.outlook import outlook
+
+        return PlanDocument.of(outlook(settings))
+
+    return answer(Output(json, verbose), work, render.plan)
+
+
 def verify(
     environment: EnvironmentName, no_probes: NoProbes = False, json: Json = False, verbose: Verbose = False
 ) -> int:
@@ -62,14 +81,20 @@ def verify(
 
         settings = load_settings(environment)
         from tasks.core.documents import ReportDocument
-        from tasks.core.schema.verify import verify
+        from tasks.core.operations.verification import verify_environment
 
-        return ReportDocument.of(settings.environment, verify(settings, probes=not no_probes))
+        return ReportDocument.of(settings.environment, verify_environment(settings, probes=not no_probes))
 
     return answer(Output(json, verbose), work, render.report)
 
 
-def deploy(environment: EnvironmentName, yes: Yes = False, json: Json = False, verbose: Verbose = False) -> int:
+def deploy(
+    environment: EnvironmentName,
+    yes: Yes = False,
+    terminate_idle_blockers: TerminateIdleBlockers = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
     """Carry the database to the newest revision.
 
     Check, plan, backup, restore drill, migrate, verify, re-index advice, prune, report. When anything after the
@@ -88,7 +113,9 @@ def deploy(environment: EnvironmentName, yes: Yes = False, json: Json = False, v
             from flows.deploy import deploy
 
             running.ready()
-            return deploy(environment=settings.environment, plan=approved)
+            return deploy(
+                environment=settings.environment, plan=approved, terminate_idle_blockers=terminate_idle_blockers
+            )
 
     def partial() -> DeployDocument:
         from tasks.core.documents import DeployDocument

@@ -34,6 +34,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log, and the traceback of an error.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Answer the confirmation with yes.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Do it. Without this it is a dry run.")]
+TerminateIdleBlockers = Annotated[
+    bool,
+    typer.Option(
+        "--terminate-idle-blockers",
+        help="End sessions that block a migration by idling in a transaction beyond the environment's limit.",
+    ),
+]
 BackupId = Annotated[
     str | None,
     typer.Option("--backup", metavar="ID", help="A backup of `kg backups`. Default: the newest proved one."),

@@ -12,15 +12,18 @@ from flows.cli.display import duration, size
 if TYPE_CHECKING:
     from tasks.core.documents import (
         BackupDocument,
+        CheckItem,
         DeployDocument,
         DrillDocument,
         IndexDocument,
+        PlanDocument,
         PruneDocument,
         ReindexDocument,
         ReportDocument,
         RollbackDocument,
         SearchHit,
     )
+    from tasks.core.plan_documents import PlannedMigration
 
 _MARKS = {"ok": "✓", "failed": "✗", "skipped": "-"}
 _STYLES = {"✓": "green", "✗": "bold red", "-": "dim"}
@@ -28,9 +31,52 @@ _STYLES = {"✓": "green", "✗": "bold red", "-": "dim"}
 
 def report(document: ReportDocument) -> None:
     """The checks of `kg check` and `kg verify`, and what they come to."""
-    table(("", "check", "found"), [(_MARKS[item.status], item.name, item.detail) for item in document.checks])
+    table(("", "check", "found"), [(_MARKS[item.status], item.name, _with_remedy(item)) for item in document.checks])
     failed = ", ".join(item.name for item in document.checks if item.status == "failed")
     say(f"{document.environment}: " + (f"failed: {failed}" if failed else "everything is in order"))
+
+
+def plan(document: PlanDocument) -> None:
+    """What would run, what it locks, what is dangerous about it, and how the gates stand."""
+    now = f"{document.environment} (database {document.database}) is at revision {document.revision or 'none'}"
+    if document.state == "nothing-pending":
+        say(f"{now}; nothing is pending")
+        return
+    say(f"{now}; a deploy takes it to {document.target} (plan {document.plan})")
+    for revision in document.adopted:
+        say(f"\n{revision}: its tables are there; it is adopted without running")
+        for line in document.tolerated:
+            say(f"  accepted: {line}")
+    for migration in document.pending:
+        _planned(migration)
+    table(("", "gate", "now", "opened by"),
+          [(_MARKS[gate.status], gate.name.removeprefix("gate: "), gate.detail, gate.remedy) for gate in document.gates]
+          )  # fmt: skip
+    say(f"locks: {document.locks}; hazards: {document.linter}")
+
+
+def _planned(migration: PlannedMigration) -> None:
+    how = [] if migration.transactional else ["statement by statement, outside a transaction"]
+    how += ["irreversible: its way back is a restore"] if migration.irreversible else []
+    said = f" ({'; '.join(how)})" if how else ""
+    say(f"\n{migration.revision}_{migration.name}{said}")
+    rows = [
+        (
+            str(statement.line),
+            statement.text,
+            f"{lock.table}{'' if lock.rows is None else f' (about {lock.rows:,} rows)'}",
+            f"{lock.mode}{'' if lock.measured else ' (documented)'}",
+            lock.waits,
+        )
+        for statement in migration.statements
+        for lock in statement.locks
+    ]
+    table(("line", "statement", "locks", "mode", "who waits"), rows)
+    if not rows:
+        say("  no lock on a table that is there now" if migration.statements else "  its locks are not known")
+    for hazard in migration.hazards:
+        remedy = f" {hazard.remedy}" if hazard.remedy else ""
+        say(f"  ! line {hazard.line}: {hazard.message}{remedy} [{hazard.rule}]")
 
 
 def backup(document: BackupDocument) -> None:
@@ -179,6 +225,10 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def say(text: str) -> None:
     print(text)  # noqa: T201
+
+
+def _with_remedy(item: CheckItem) -> str:
+    return f"{item.detail}; remedy: {item.remedy}" if item.remedy else item.detail
 
 
 def _proof(document: BackupDocument) -> str:

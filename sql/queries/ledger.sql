@@ -64,6 +64,12 @@ FROM unnest(pg_blocking_pids(%(pid)s)) AS blocker (pid)
 JOIN pg_stat_activity a ON a.pid = blocker.pid
 ORDER BY 4
 
+-- name: end_idle_blocker
+-- Ends a session that is still idle in the transaction that began at that time, and has been for so many seconds.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = %(pid)s AND xact_start = %(since)s AND state LIKE 'idle in transaction%%'
+  AND clock_timestamp() - state_change >= make_interval(secs => %(seconds)s)
+
 -- name: unfinished_indexes
 -- Which indexes of the schema are invalid or not ready: left by a concurrent build that failed or still runs.
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from tasks.core.schema.report import CheckResult
 
 
 class Part(BaseModel):
@@ -14,6 +17,17 @@ class Part(BaseModel):
 
     # A document says every field, also one that has its default: its JSON schema requires them.
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+class CheckItem(Part):
+    name: str
+    status: Literal["ok", "failed", "skipped"]
+    detail: str
+    remedy: str = Field("", description="The command or statement that mends it, where it is not in the detail")
+
+    @classmethod
+    def of(cls, check: CheckResult) -> Self:
+        return cls(name=check.name, status=check.status, detail=check.detail, remedy=check.remedy)
 
 
 class Document(Part):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from tasks.core.document_base import Document, Part, attach, attached, to_json
+from tasks.core.document_base import CheckItem, Document, Part, attach, attached, to_json
+from tasks.core.plan_documents import PlanDocument
 from tasks.core.settings import Environment
 
 if TYPE_CHECKING:
@@ -27,13 +28,20 @@ if TYPE_CHECKING:
     from tasks.core.schema.report import Report
     from tasks.core.vectors.advice import Advice
 
-__all__ = ["DOCUMENTS", "Document", "attach", "attached", "to_json"]  # and every class below
+__all__ = [
+    "DOCUMENTS",
+    "CheckItem",
+    "Document",
+    "PlanDocument",
+    "attach",
+    "attached",
+    "to_json",
+]  # and every class below
 
 FailureState = Literal["failed", "refused"]
 DeployState = Literal["deployed", "nothing-pending", "scheduled", "waiting-approval", "held", "failed", "refused"]
 RollbackState = Literal["rolled-back", "nothing-to-undo", "failed", "refused"]
 Strategy = Literal["auto", "revert", "restore", "reset"]
-CheckStatus = Literal["ok", "failed", "skipped"]
 
 
 class ErrorDetail(Part):
@@ -49,12 +57,6 @@ class FailureDocument(Document):
     error: ErrorDetail
 
 
-class CheckItem(Part):
-    name: str
-    status: CheckStatus
-    detail: str
-
-
 class ReportDocument(Document):
     """`kg check` and `kg verify`."""
 
@@ -64,8 +66,7 @@ class ReportDocument(Document):
 
     @classmethod
     def of(cls, environment: Environment, report: Report) -> Self:
-        items = tuple(CheckItem(name=each.name, status=each.status, detail=each.detail) for each in report.checks)
-        return cls(ok=report.ok, environment=environment, checks=items)
+        return cls(ok=report.ok, environment=environment, checks=tuple(map(CheckItem.of, report.checks)))
 
 
 class BackupDocument(Document):
@@ -285,6 +286,7 @@ class SearchHit(Document):
 DOCUMENTS: dict[str, type[Document]] = {
     "failure": FailureDocument,
     "check, verify": ReportDocument,
+    "plan": PlanDocument,
     "backup, backups[]": BackupDocument,
     "restore-drill": DrillDocument,
     "deploy": DeployDocument,

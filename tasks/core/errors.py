@@ -20,7 +20,9 @@ OpsError                     1  the operation failed
 │   └── IntegrityError       1  a backup is not what its manifest says
 ├── DrillFailed              1  a backup did not restore to what its manifest says
 ├── MigrationFailed          1  a migration's SQL failed; its transaction was rolled back
+├── RehearsalFailed          1  a pending migration failed on the restored copy; the database was not touched
 ├── VerificationFailed       1  the database is not what its revision says
+├── WatchFailed              1  the database did worse after the migration than it may
 ├── ReindexFailed            1  no new index took the old one's place; the old one serves
 ├── RollbackFailed           1  the way back is barred; the message names the state
 └── EngineFailed             1  there is no Prefect server to run flows against
@@ -132,8 +134,16 @@ class MigrationFailed(OpsError):
     code = "migration-failed"
 
 
+class RehearsalFailed(OpsError):
+    code = "rehearsal-failed"
+
+
 class VerificationFailed(OpsError):
     code = "verification-failed"
+
+
+class WatchFailed(OpsError):
+    code = "watch-failed"
 
 
 class ReindexFailed(OpsError):

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from tasks.core.addresses import Address, parse_address
 from tasks.core.errors import SettingsError, UsageError
@@ -42,6 +42,8 @@ class DatabaseSettings(_Section):
     lock_timeout: timedelta = Field(timedelta(seconds=2), description="How long one DDL statement waits for its lock")
     lock_attempts: int = Field(5, ge=1, description="How often a migration's transaction is tried for its locks")
     statement_timeout: timedelta = Field(timedelta(hours=1), description="Limit of one statement of ours")
+    terminate_idle_blockers: bool = Field(False, description="A migration ends idle transactions that block it")
+    idle_blocker_limit: timedelta = Field(timedelta(minutes=1), description="... those idle for longer than this")
 
 
 class DeploySettings(_Section):
@@ -53,6 +55,7 @@ class DeploySettings(_Section):
     reindex: bool = True
     prune: bool = True
     require_proof: bool = Field(True, description="Refuse to migrate without a proved backup")
+    require_staging: bool = Field(False, description="Refuse revisions that staging has not applied and verified")
     auto_restore: bool = Field(False, description="A rollback may discard rows written since its backup")
 
 
@@ -100,9 +103,26 @@ class ReindexSettings(_Section):
 class ApplicationSettings(_Section):
     """The application's side, where it is to be asked. What is not set here is skipped, with its reason."""
 
+    health_url: str = Field("", pattern=r"^(https?://.+)?$", description="Answers 200 when the application is well")
+    embedding_url: str = Field("", pattern=r"^(https?://.+)?$", description="Embeddings, in the form of OpenAI's API")
+    embedding_model: str = Field("text-embedding-3-small", description="Named in the question to embedding_url")
+    search_probe: str = Field("", description="A text that a search should find something for")
+    health_timeout: timedelta = Field(timedelta(seconds=5), description="How long each of these may take to answer")
     index_command: tuple[str, ...] = Field((), description="Run by rollback's reset strategy to fill the tables again")
     integration_command: tuple[str, ...] = Field((), description="Run after verify")
     command_timeout: timedelta = timedelta(minutes=30)
+
+
+class WatchSettings(_Section):
+    """How long a deploy looks on after its verification, and what it takes for a failure."""
+
+    duration: timedelta = Field(timedelta(0), description="0: not at all")
+    interval: timedelta = Field(timedelta(seconds=1), description="Between two probe searches")
+    deadlocks: int = Field(0, ge=0, description="At most so many")
+    rollback_share: float = Field(0.05, ge=0, le=1, description="At most this share, or twice what was usual before")
+    rollbacks_at_least: int = Field(10, ge=1, description="Fewer rollbacks than this are no sign of anything")
+    errors: int = Field(0, ge=0, description="Failed probe searches and health checks, at most")
+    p95_ms: float = Field(100.0, gt=0, description="P95 of a probe search, at most (the guide's figure)")
 
 
 class EnvironmentFile(_Section):
@@ -114,6 +134,7 @@ class EnvironmentFile(_Section):
     retention: RetentionSettings = RetentionSettings()
     reindex: ReindexSettings = ReindexSettings()
     application: ApplicationSettings = ApplicationSettings()
+    watch: WatchSettings = WatchSettings()
 
 
 class Settings(BaseModel):
@@ -133,6 +154,9 @@ class Settings(BaseModel):
     retention: RetentionSettings
     reindex: ReindexSettings
     application: ApplicationSettings
+    watch: WatchSettings = WatchSettings()
+    redis_url: SecretStr | None = Field(None, description="REDIS_URL: verify pings it where it is set")
+    openai_key: SecretStr | None = Field(None, description="OPENAI_API_KEY, for embedding_url")
 
 
 def load_settings(environment: str, variables: Mapping[str, str] | None = None) -> Settings:
@@ -150,6 +174,8 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
         store_url=_store_url(env.get("KG_STORE_URL"), home),
         scratch=_scratch(env),
         migrations=Path(env.get("KG_MIGRATIONS", CHECKOUT / "sql" / "migrations")).absolute(),
+        redis_url=_secret(env, "REDIS_URL"),
+        openai_key=_secret(env, "OPENAI_API_KEY"),
         **{section: getattr(file, section) for section in EnvironmentFile.model_fields},
     )
 
@@ -171,6 +197,10 @@ def _address(name: Environment, env: Mapping[str, str]) -> Address | None:
         f"{variable} is not set",
         hint=f"put postgresql://user@host:5432/dbname of {name} in it, and the password in {password_variable}",
     )
+
+
+def _secret(env: Mapping[str, str], name: str) -> SecretStr | None:
+    return SecretStr(env[name]) if name in env else None
 
 
 def _scratch(env: Mapping[str, str]) -> Address | None:

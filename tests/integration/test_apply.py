@@ -265,6 +265,68 @@ def test_readers_wait_no_longer_than_the_lock_timeout(database: Address, conn: C
     assert 0.05 < longest[0] < SETTINGS.lock_timeout.total_seconds() + 0.4
 
 
+def test_idle_blockers_are_ended_on_request_after_they_were_shown(
+    database: Address, conn: Connection, write: Write, notes: Notes
+) -> None:
+    """A long reader that idles, and many short ones: the way comes free, and nobody waits beyond lock_timeout."""
+    conn.execute("CREATE TABLE a (id int)")
+    wanted = {"lock_timeout": timedelta(milliseconds=700), "lock_attempts": 5, "terminate_idle_blockers": True,
+              "idle_blocker_limit": timedelta(seconds=1)}  # fmt: skip
+    settings = SETTINGS.model_copy(update=wanted)
+    longest, done = [0.0], threading.Event()
+
+    def read() -> None:
+        with connect(database, purpose="short reader") as mine:
+            while not done.is_set():
+                began = time.monotonic()
+                mine.execute("SELECT count(*) FROM a")
+                longest[0] = max(longest[0], time.monotonic() - began)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    idler = connect(database, purpose="long reader", autocommit=False)
+    idler.execute("SELECT * FROM a")
+    pid = idler.info.backend_pid
+    for thread in readers:
+        thread.start()
+    try:
+        apply(conn, write("ALTER TABLE a ADD b int;"), settings, nothing)
+    finally:
+        done.set()
+        for thread in readers:
+            thread.join()
+    with pytest.raises(psycopg.OperationalError):
+        idler.execute("SELECT 1")
+    said = [line for line in notes.lines if f"pid {pid}" in line]
+    assert ["waits for" in said[0], said[-1].startswith("ended pid")] == [True, True], notes.lines
+    assert longest[0] < settings.lock_timeout.total_seconds() + 0.4
+    assert conn.execute("SELECT count(b) FROM a").fetchone() == (0,)
+
+
+def test_a_blocker_that_idles_only_briefly_is_left_alone(database: Address, conn: Connection, write: Write) -> None:
+    conn.execute("CREATE TABLE a (id int)")
+    wanted = {"lock_timeout": timedelta(milliseconds=900), "lock_attempts": 2, "terminate_idle_blockers": True}
+    with connect(database, purpose="brief") as brief, brief.transaction():
+        brief.execute("SELECT * FROM a")
+        with pytest.raises(MigrationFailed, match="55P03") as caught:
+            apply(conn, write("ALTER TABLE a ADD b int;"), SETTINGS.model_copy(update=wanted), nothing)
+        assert "--terminate-idle-blockers" in str(caught.value.hint)
+        assert brief.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_blocker_that_works_is_left_alone_however_long(database: Address, conn: Connection, write: Write) -> None:
+    conn.execute("CREATE TABLE a (id int)")
+    wanted = {"lock_timeout": timedelta(milliseconds=900), "lock_attempts": 2, "terminate_idle_blockers": True,
+              "idle_blocker_limit": timedelta(0)}  # fmt: skip
+    with connect(database, purpose="busy") as busy:
+        working = threading.Thread(target=lambda: busy.execute("SELECT pg_sleep(4) FROM a"))
+        conn.execute("INSERT INTO a VALUES (1)")
+        working.start()
+        with pytest.raises(MigrationFailed, match="55P03"):
+            apply(conn, write("ALTER TABLE a ADD b int;"), SETTINGS.model_copy(update=wanted), nothing)
+        working.join()
+        assert busy.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_deadlock_is_tried_again(database: Address, conn: Connection, write: Write, notes: Notes) -> None:
     conn.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
     settings = SETTINGS.model_copy(update={"lock_timeout": timedelta(seconds=5)})

@@ -39,6 +39,7 @@ def variables(database: Address, tmp_path: Path) -> dict[str, str]:
     ("words", "status"),
     [
         (("check", "dev"), 0),
+        (("plan", "dev"), 0),
         (("verify", "dev"), 1),  # nothing is deployed yet
         (("backups", "dev"), 0),
         (("search", "dev", "parse json"), 1),

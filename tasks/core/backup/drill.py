@@ -5,7 +5,7 @@ backup's proof, beside the manifest.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,8 +43,10 @@ class _Findings:
             self.seconds[phase] = round(time.monotonic() - started, 3)
 
 
-def drill(settings: Settings, backup: Backup) -> Proof:
+def drill(settings: Settings, backup: Backup, afterwards: Callable[[Scratch, Proof], None] | None = None) -> Proof:
     """Restore, compare, and write the proof; the scratch database is gone afterwards in every case.
+
+    `afterwards` may do what it likes with the proved copy: what it raises goes on, and takes nothing from the proof.
 
     Raises DrillFailed, with a proof that says so, for a backup that does not restore to what its manifest says. Raises
     what it is, and writes no proof, where there was no scratch database to be had, or the store could not be read:
@@ -62,7 +64,10 @@ def drill(settings: Settings, backup: Backup) -> Proof:
             _prove(settings, backup, found, difference=error.message)
             message = error.message if isinstance(error, DrillFailed) else f"it does not restore: {error.message}"
             raise DrillFailed(f"backup {backup.id} is not proved: {message}", hint=error.hint) from error
-    return _prove(settings, backup, found)
+        proof = _prove(settings, backup, found)
+        if afterwards:
+            afterwards(scratch, proof)
+    return proof
 
 
 def _original(manifest: Manifest) -> Server:

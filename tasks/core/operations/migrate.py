@@ -13,6 +13,7 @@ from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.expected import Expected
 from tasks.core.schema.migrations import Migration, apply
+from tasks.core.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,23 @@ class Migrated:
     adopted: tuple[str, ...]
 
 
-def migrate(operation: Operation, plan: DeployPlan, backup: Backup | None) -> Migrated:
-    """Adopt and apply what `plan` says. Raises MigrationFailed; revisions before the failed one stay applied."""
+def migrate(
+    operation: Operation, plan: DeployPlan, backup: Backup | None, *, terminate_idle_blockers: bool = False
+) -> Migrated:
+    """Adopt and apply what `plan` says. Raises MigrationFailed; revisions before the failed one stay applied.
+
+    `terminate_idle_blockers` (or the environment's own word): sessions that stand in the way and have been idle in a
+    transaction for longer than `idle_blocker_limit` are ended, each after it was shown.
+    """
     saved = backup.id if backup else None
+    database = operation.settings.database
+    if terminate_idle_blockers:
+        database = database.model_copy(update={"terminate_idle_blockers": True})
     with operation.session("migrate", autocommit=False) as conn:
         for migration in plan.adopted:
             _adopt(operation, conn, migration, plan.tolerated, saved)
         for migration in plan.pending:
-            _apply(operation, conn, migration, saved)
+            _apply(operation, conn, migration, saved, database)
     return Migrated(
         tuple(migration.revision for migration in plan.pending),
         tuple(migration.revision for migration in plan.adopted),
@@ -46,14 +56,16 @@ def _adopt(
     note(f"adopted {migration.revision} {migration.name}: its tables were already there")
 
 
-def _apply(operation: Operation, conn: Connection, migration: Migration, backup: str | None) -> None:
+def _apply(
+    operation: Operation, conn: Connection, migration: Migration, backup: str | None, database: DatabaseSettings
+) -> None:
     def record(conn: Connection) -> None:
         ledger.record_applied(conn, migration, operation=operation.id, backup=backup)
         operation.guard(conn)
 
     title = f"Apply {migration.revision} {migration.name}"
     with operation.step("apply", revision=migration.revision), track(f"apply-{migration.revision}", title):
-        apply(conn, migration, operation.settings.database, record)
+        apply(conn, migration, database, record)
 
 
 def our_fingerprint(conn: Connection, schema: str, expected: Expected) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol
 
 import psycopg
 from psycopg import errors
@@ -28,6 +29,16 @@ from tasks.core.schema.statements import Statement
 from tasks.core.settings import DatabaseSettings
 
 Callback = Callable[[Connection], None]
+
+
+class Observer(Protocol):
+    """Looks on while a script runs: `before` its first statement, each time it is tried, and `after` each statement,
+    in the same transaction where the script is one.
+    """
+
+    def before(self, conn: Connection, script: Script) -> None: ...
+    def after(self, conn: Connection, statement: Statement, seconds: float, rows: int) -> None: ...
+
 
 _LOCKED = (errors.LockNotAvailable, errors.DeadlockDetected)
 _LONGEST_PAUSE = 5.0  # seconds between two attempts
@@ -54,30 +65,45 @@ def search_path(conn: Connection, schema: str) -> str:
 
 
 def run_script(
-    conn: Connection, script: Script, database: DatabaseSettings, record: Callback, before: Callback | None
+    conn: Connection,
+    script: Script,
+    database: DatabaseSettings,
+    record: Callback,
+    before: Callback | None,
+    observer: Observer | None = None,
 ) -> None:
     """See migrations.apply. `conn` may be in autocommit mode or not, but is idle: the transaction is ours alone."""
     assert conn.info.transaction_status == TransactionStatus.IDLE
-    with noting_blockers(conn, script.path.name) as blockers:
+    limit = database.idle_blocker_limit if database.terminate_idle_blockers else None
+    with noting_blockers(conn, script.path.name, end_idle_after=limit) as blockers:
         attempts = _Attempts(database.lock_attempts, blockers)
         if script.transactional:
-            attempts.run(lambda: _whole(conn, script, database, record, before))
+            attempts.run(lambda: _whole(conn, script, database, record, before, observer))
         else:
             if before:
                 _in_transaction(conn, script, before)
-            _one_by_one(conn, script, database, attempts)
+            if observer:
+                observer.before(conn, script)
+            _one_by_one(conn, script, database, attempts, observer)
             _finish(conn, script, database, record)
 
 
 def _whole(
-    conn: Connection, script: Script, database: DatabaseSettings, record: Callback, before: Callback | None
+    conn: Connection,
+    script: Script,
+    database: DatabaseSettings,
+    record: Callback,
+    before: Callback | None,
+    observer: Observer | None,
 ) -> None:
     def work(conn: Connection) -> None:
         _set(conn, _values(conn, database), local=True)
         if before:
             before(conn)
+        if observer:
+            observer.before(conn, script)
         for statement in script.statements:
-            _execute(conn, script, statement)
+            _execute(conn, script, statement, observer=observer)
         record(conn)
 
     _in_transaction(conn, script, work)
@@ -91,12 +117,14 @@ def _in_transaction(conn: Connection, script: Script, work: Callback) -> None:
         raise _failure(script, None, error) from error
 
 
-def _one_by_one(conn: Connection, script: Script, database: DatabaseSettings, attempts: _Attempts) -> None:
+def _one_by_one(
+    conn: Connection, script: Script, database: DatabaseSettings, attempts: _Attempts, observer: Observer | None
+) -> None:
     committed = 0
     with _session(conn, _values(conn, database)):
         try:
             for statement in script.statements:
-                _one(conn, script, statement, database, attempts)
+                _one(conn, script, statement, database, attempts, observer)
                 committed += 1
         except MigrationFailed as failure:
             if committed:
@@ -105,14 +133,19 @@ def _one_by_one(conn: Connection, script: Script, database: DatabaseSettings, at
 
 
 def _one(
-    conn: Connection, script: Script, statement: Statement, database: DatabaseSettings, attempts: _Attempts
+    conn: Connection,
+    script: Script,
+    statement: Statement,
+    database: DatabaseSettings,
+    attempts: _Attempts,
+    observer: Observer | None,
 ) -> None:
     if not statement.concurrent:
-        attempts.run(lambda: _execute(conn, script, statement))
+        attempts.run(lambda: _execute(conn, script, statement, observer=observer))
         return
     # It waits for older snapshots without blocking anybody; a lock_timeout would leave an invalid index behind.
     _set(conn, {"lock_timeout": "0"}, local=False)
-    _execute(conn, script, statement)
+    _execute(conn, script, statement, observer=observer)
     _set(conn, {"lock_timeout": _milliseconds(database.lock_timeout)}, local=False)
 
 
@@ -166,13 +199,18 @@ class _Attempts:
     def _give_up(self, failure: MigrationFailed) -> None:
         who = "; ".join(str(blocker) for blocker in self.blockers.values())
         failure.hint = f"tried {self.limit} times; blocked by {who or 'a session that cannot be seen'}"
+        if any(blocker.idle for blocker in self.blockers.values()):
+            failure.hint += "; deploy --terminate-idle-blockers ends those that are idle in a transaction"
 
 
-def _execute(conn: Connection, script: Script, statement: Statement) -> None:
+def _execute(conn: Connection, script: Script, statement: Statement, *, observer: Observer | None = None) -> None:
+    began = time.monotonic()
     try:
-        conn.execute(statement.text.encode())
+        rows = conn.execute(statement.text.encode()).rowcount
     except psycopg.Error as error:
         raise _failure(script, statement, error) from error
+    if observer:
+        observer.after(conn, statement, time.monotonic() - began, max(rows, 0))
 
 
 def _failure(script: Script, statement: Statement | None, error: psycopg.Error) -> MigrationFailed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.core.errors import OpsError, Refused
 from tasks.core.postgres.connections import Connection
-from tasks.core.schema.execution import Callback, run_script
+from tasks.core.schema.execution import Callback, Observer, run_script
 from tasks.core.schema.scripts import IRREVERSIBLE, Script, read_script
 from tasks.core.schema.statements import Statement, split_statements
 from tasks.core.settings import DatabaseSettings
@@ -86,14 +86,15 @@ def apply(
     record: Callback,
     *,
     before: Callback | None = None,
+    observer: Observer | None = None,
 ) -> None:
     """Run the up script in the schema that `database` names. `record(conn)` writes the ledger row in the same
     transaction, before its COMMIT, `before(conn)` looks around before the first statement: what they raise undoes the
-    migration. `conn` is idle and has its settings back afterwards.
+    migration. `observer` looks on. `conn` is idle and has its settings back afterwards.
 
     Raises MigrationFailed with "file:line:column: message (SQLSTATE)".
     """
-    run_script(conn, migration.up_script, database, record, before)
+    run_script(conn, migration.up_script, database, record, before, observer)
 
 
 def revert(

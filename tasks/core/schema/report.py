@@ -16,11 +16,17 @@ Status: TypeAlias = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line: what was looked at, how it is, and (in `detail`) the figures or the remedy."""
+    """One line: what was looked at, how it is, and the figures. `remedy`: the command or statement that mends it, where
+    there is one apart from the detail.
+    """
 
     name: str
     status: Status
     detail: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}" + (f" ({self.remedy})" if self.remedy else "")
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ def ok(name: str, detail: str) -> CheckResult:
     return CheckResult(name, "ok", detail)
 
 
-def failed(name: str, detail: str) -> CheckResult:
-    return CheckResult(name, "failed", detail)
+def failed(name: str, detail: str, remedy: str = "") -> CheckResult:
+    return CheckResult(name, "failed", detail, remedy)
 
 
 def skipped(name: str, detail: str) -> CheckResult:

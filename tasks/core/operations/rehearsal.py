@@ -1,0 +1,199 @@
+"""Pending migrations tried out where nothing can break: on a restored copy, up and down; or, for a plan's locks, on an
+empty database with the same tables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tasks.core.errors import MigrationFailed, OpsError, RehearsalFailed
+from tasks.core.postgres.connections import Connection, Server, connect
+from tasks.core.postgres.scratch import Scratch, scratch_database
+from tasks.core.progress import note, track
+from tasks.core.schema.catalog import fingerprint, read_catalog
+from tasks.core.schema.compare import compare, failures
+from tasks.core.schema.expected import Expected, expected_catalogs
+from tasks.core.schema.migrations import Migration, apply, load_migrations, revert
+from tasks.core.schema.observing import Lock, Observed, Watch
+from tasks.core.settings import DatabaseSettings, Settings
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """One migration on the copy. Seconds of its way up, and of its way down (None: it has none, or one above has none).
+
+    `rows` of the tables that it locks, as they are in the copy.
+    """
+
+    revision: str
+    name: str
+    up_seconds: float
+    down_seconds: float | None
+    statements: tuple[Observed, ...]
+    rows: Mapping[str, int]
+
+    def to_detail(self) -> dict[str, Any]:
+        """For the operation's row in the journal."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        found = [lock for each in self.statements for lock in each.locks]
+        locks = {lock.table: lock.mode for lock in sorted(found, key=Lock.strength)}  # the strongest stays
+        held = ", ".join(f"{mode} on {table} ({self.rows.get(table, 0):,} rows)" for table, mode in locks.items())
+        down = "no way down" if self.down_seconds is None else f"down {self.down_seconds:.2f} s"
+        said = f"rehearsed {self.revision} {self.name}: up {self.up_seconds:.2f} s, {down}"
+        return f"{said}; locks: {held or 'none of ours'}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Statements by revision, as seen in a scratch database; `where` names its server, or says why there is none."""
+
+    where: str
+    statements: Mapping[str, tuple[Observed, ...]]
+
+
+def rehearse_on(
+    scratch: Scratch, settings: Settings, pending: Sequence[Migration], counted: Mapping[str, int]
+) -> tuple[Rehearsed, ...]:
+    """`rehearse` in the restored copy that a drill has made; `counted` are the rows in it, as its proof has them."""
+    rows = {label.replace('"', ""): count for label, count in counted.items()}
+    with connect(scratch.address, purpose="rehearsal", database=settings.database) as conn:
+        rehearsed = rehearse(conn, settings, pending, rows)
+    for each in rehearsed:
+        note(str(each))
+    return rehearsed
+
+
+def rehearse(
+    conn: Connection, settings: Settings, pending: Sequence[Migration], rows: Mapping[str, int]
+) -> tuple[Rehearsed, ...]:
+    """Run `pending` up on the restored copy of `conn`, compare with what the migrations say, and down again, compared
+    with what was there before each. `rows` by "schema.table". Raises RehearsalFailed: the target was not touched.
+    """
+    schema = settings.database.schema_name
+    expected = expected_catalogs(conn, load_migrations(settings.migrations), schema)
+    known = _differences(conn, schema, expected, _before(expected, pending[0]))
+    before: dict[str, str] = {}
+    ups: dict[str, tuple[float, tuple[Observed, ...]]] = {}
+    for migration in pending:
+        before[migration.revision] = _fingerprint(conn, schema, expected)
+        ups[migration.revision] = _up(conn, settings.database, migration)
+    newest = pending[-1]
+    _refuse_differences(newest, known, _differences(conn, schema, expected, newest.revision))
+    downs = _down_all(conn, settings.database, pending, before, expected)
+    return tuple(
+        Rehearsed(one.revision, one.name, ups[one.revision][0], downs.get(one.revision), ups[one.revision][1],
+                  _rows_of(schema, ups[one.revision][1], rows))
+        for one in pending
+    )  # fmt: skip
+
+
+def measure_locks(
+    settings: Settings, server: Server, applied: Sequence[Migration], pending: Sequence[Migration]
+) -> Measured:
+    """What the statements of `pending` lock, seen on an empty scratch database in which `applied` ran before. Where it
+    cannot be found out, why not: a plan holds without it.
+    """
+    statements: dict[str, tuple[Observed, ...]] = {}
+    where = "locks were not measured"
+    try:
+        with scratch_database(settings, like=server) as scratch, connect(scratch.address, purpose="plan") as conn:
+            where = f"measured on an empty scratch database, PostgreSQL {scratch.server.version}"
+            database = _in_scratch(conn, settings.database)
+            for migration in applied:
+                apply(conn, migration, database, _nothing)
+            for migration in pending:
+                watch = Watch(database.schema_name)
+                apply(conn, migration, database, _nothing, observer=watch)
+                statements[migration.revision] = tuple(watch.statements)
+    except OpsError as error:
+        return Measured(f"{where}: {error.message}", statements)
+    return Measured(where, statements)
+
+
+def _in_scratch(conn: Connection, database: DatabaseSettings) -> DatabaseSettings:
+    """Our tables' schema need not have its name there: migrations name none."""
+    return database.model_copy(update={"schema_name": "public"})
+
+
+def _nothing(_: Connection) -> None:
+    """No ledger on a copy that is thrown away."""
+
+
+def _up(conn: Connection, database: DatabaseSettings, migration: Migration) -> tuple[float, tuple[Observed, ...]]:
+    watch, began = Watch(database.schema_name), time.monotonic()
+    with track(f"rehearse-{migration.revision}", f"Rehearse {migration.label} on the copy"):
+        try:
+            apply(conn, migration, database, _nothing, observer=watch)
+        except MigrationFailed as error:
+            raise _failed(migration, "fails", error) from error
+    return round(time.monotonic() - began, 3), tuple(watch.statements)
+
+
+def _down_all(
+    conn: Connection,
+    database: DatabaseSettings,
+    pending: Sequence[Migration],
+    before: Mapping[str, str],
+    expected: Expected,
+) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for migration in reversed(pending):
+        if migration.irreversible:
+            note(f"{migration.label} has no way down: its way back is a restore of the backup just proved")
+            break
+        began = time.monotonic()
+        try:
+            revert(conn, migration, database, _nothing)
+        except MigrationFailed as error:
+            raise _failed(migration, "cannot be reverted", error) from error
+        seconds[migration.revision] = round(time.monotonic() - began, 3)
+        found = _fingerprint(conn, database.schema_name, expected)
+        if found != before[migration.revision]:
+            raise RehearsalFailed(
+                f"reverting {migration.label} on the restored copy does not lead back: fingerprint {found[:14]}, "
+                f"{before[migration.revision][:14]} before it",
+                hint="the database was not touched; mend the down script, or say `-- migrate: irreversible`",
+            )
+    return seconds
+
+
+def _differences(conn: Connection, schema: str, expected: Expected, revision: str) -> dict[str, str]:
+    """What the copy has otherwise than `revision` says, by its line."""
+    found = failures(compare(expected.catalogs[revision], read_catalog(conn, schema, expected.scope)))
+    return {difference.detail: str(difference) for difference in found}
+
+
+def _refuse_differences(newest: Migration, known: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """What was otherwise before (accepted at an adoption, say) is not these migrations' work."""
+    made = [line for detail, line in found.items() if detail not in known]
+    if made:
+        raise RehearsalFailed(
+            f"on the restored copy {newest.label} does not make what the migrations make: {'; '.join(made)}",
+            hint="the database was not touched; mend the migration",
+        )
+
+
+def _before(expected: Expected, migration: Migration) -> str:
+    revisions = list(expected.catalogs)
+    return revisions[revisions.index(migration.revision) - 1]
+
+
+def _fingerprint(conn: Connection, schema: str, expected: Expected) -> str:
+    return fingerprint(read_catalog(conn, schema, expected.scope))
+
+
+def _failed(migration: Migration, what: str, error: OpsError) -> RehearsalFailed:
+    return RehearsalFailed(
+        f"{migration.label} {what} on the restored copy: {error.message}",
+        hint="; ".join(filter(None, ["the database was not touched", error.hint])),
+    )
+
+
+def _rows_of(schema: str, statements: Sequence[Observed], rows: Mapping[str, int]) -> dict[str, int]:
+    tables = {lock.table for each in statements for lock in each.locks}
+    return {table: rows[f"{schema}.{table}"] for table in sorted(tables) if f"{schema}.{table}" in rows}
