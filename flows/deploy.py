@@ -10,7 +10,8 @@ from tasks.backups import make_backup, prove_backup, prune_backups
 from tasks.core.documents import DeployDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
-from tasks.database import check_target, migrate_target, plan_deploy, read_fingerprint, settle_earlier, verify_target
+from tasks.database import check_target, migrate_target, plan_deploy, read_fingerprint, verify_earlier, verify_target
+from tasks.recovery import close_earlier, settle_earlier
 from tasks.vectors import advise_reindex
 
 
@@ -29,8 +30,10 @@ def deploy(environment: Environment, plan: str = "") -> DeployDocument:
     wanted = settings.deploy
     with operation(settings, "deploy") as held, Deployment(environment, held) as run:
         with run.step("Check"):
+            settle_earlier(environment)
             with run.or_back(rollback):
-                settle_earlier(environment)
+                verify_earlier(environment)
+            close_earlier(environment)
             check_target(environment)
         with run.step("Plan"):
             run.planned = plan_deploy(environment, plan)

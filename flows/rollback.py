@@ -9,6 +9,7 @@ from tasks.core.documents import RollbackDocument, Strategy
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
 from tasks.database import verify_rolled_back
+from tasks.recovery import close_earlier, settle_earlier
 from tasks.ways_back import undo
 
 
@@ -30,9 +31,12 @@ def rollback(
     with operation(load_settings(environment), "rollback") as run:
         run.describe(rollback={"strategy": strategy, "reason": reason})
         with steps("Roll back"):
+            if run.kind == "rollback":
+                settle_earlier(environment)
             undone = undo(environment, strategy, backup, yes)
         with steps("Verify"):
             verify_rolled_back(environment, undone)
+            close_earlier(environment)
         run.end_state = "done" if undone.nothing else "rolled-back"
     return RollbackDocument(
         state="nothing-to-undo" if undone.nothing else "rolled-back",

@@ -1,4 +1,4 @@
-"""Verbs that look at or change the database: check, verify, deploy, rollback, reindex."""
+"""Verbs that look at or change the database: check, verify, deploy, rollback, recover, reindex."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from flows.cli.options import (
     Output,
     StrategyName,
     StrategyOption,
+    Terminate,
     Verbose,
     Yes,
 )
 from tasks.core.errors import OpsError
 
 if TYPE_CHECKING:
-    from tasks.core.documents import DeployDocument, ReindexDocument, ReportDocument, RollbackDocument
+    from tasks.core.documents import DeployDocument, RecoverDocument, ReindexDocument, ReportDocument, RollbackDocument
     from tasks.core.operations.plan import DeployPlan
     from tasks.core.settings import Settings
 
@@ -133,6 +134,30 @@ def rollback(
         return RollbackDocument(state="failed", environment=environment, strategy=strategy.value)
 
     return answer(Output(json, verbose), work, render.rollback, partial=partial)
+
+
+def recover(
+    environment: EnvironmentName, terminate: Terminate = False, json: Json = False, verbose: Verbose = False
+) -> int:
+    """After a crash: finish or undo what the dead run had begun.
+
+    Reads the journal, waits for the dead run's sessions, verifies what was applied and not verified (it stays, or is
+    rolled back), and drops what was left lying about. A deploy and a rollback begin with the same.
+    """
+
+    def work() -> RecoverDocument:
+        from flows.cli.engine import engine
+
+        with engine() as running:
+            from tasks.core.settings import load_settings
+
+            settings = load_settings(environment)
+            from flows.recover import recover
+
+            running.ready()
+            return recover(environment=settings.environment, terminate=terminate)
+
+    return answer(Output(json, verbose), work, render.recover)
 
 
 def reindex(environment: EnvironmentName, apply: Apply = False, json: Json = False, verbose: Verbose = False) -> int:

@@ -34,6 +34,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log, and the traceback of an error.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Answer the confirmation with yes.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Do it. Without this it is a dry run.")]
+Terminate = Annotated[
+    bool, typer.Option("--terminate", help="End the sessions of the dead run instead of waiting for them.")
+]
 BackupId = Annotated[
     str | None,
     typer.Option("--backup", metavar="ID", help="A backup of `kg backups`. Default: the newest proved one."),

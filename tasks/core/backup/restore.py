@@ -113,10 +113,15 @@ def _copy_schema(scratch: Scratch, target: Address, schema: str) -> None:
         dbname_word(target),
     ]
     with (
-        commands.stream(restore, env=target.environment(), timeout=None, stdin=True) as writer,
+        commands.stream(restore, env=_staging_environment(target), timeout=None, stdin=True) as writer,
         commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
     ):
         shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)
+
+
+def _staging_environment(target: Address) -> dict[str, str]:
+    """A starter waits for sessions of this name: the child may have all it needs to commit when we are killed."""
+    return {**target.environment(), "PGAPPNAME": "kg stage"}
 
 
 def _compare_with_manifest(conn: Connection, found: Staged) -> None:

@@ -16,6 +16,7 @@ from sql import query
 from tasks.core.backup.loss import TableLoss, loss_report
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.errors import RollbackFailed
+from tasks.core.operations import journal
 from tasks.core.operations.operation import Operation
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.schema import ledger
@@ -108,4 +109,8 @@ def _merge_ledger(conn: Connection, operation: Operation, found: Staged) -> None
     for revision, entry in in_backup.items():
         if revision not in ours:
             ledger.record_restored(conn, entry, operation=operation.id, backup=found.backup.id)
-    operation.describe(restored_from=found.backup.id)
+    # The copy's fingerprint is the manifest's: what the backup's ledger calls verified is so again.
+    again = [entry.revision for entry in found.entries if entry.verified_at and entry.revision not in ours]
+    ledger.mark_verified(conn, again)
+    # In the swap's own transaction: a run that died says "restored" exactly when it was.
+    journal.describe(conn, operation.id, {"restored_from": found.backup.id})

@@ -13,6 +13,7 @@ from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.expected import Expected
 from tasks.core.schema.migrations import Migration, apply
+from tasks.core.schema.scripts import concurrent_indexes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Migrated:
 def migrate(operation: Operation, plan: DeployPlan, backup: Backup | None) -> Migrated:
     """Adopt and apply what `plan` says. Raises MigrationFailed; revisions before the failed one stay applied."""
     saved = backup.id if backup else None
+    # Written before the first: a run that dies among several revisions is known by it.
+    operation.describe(migrate=[migration.revision for migration in plan.pending])
     with operation.session("migrate", autocommit=False) as conn:
         for migration in plan.adopted:
             _adopt(operation, conn, migration, plan.tolerated, saved)
@@ -52,7 +55,11 @@ def _apply(operation: Operation, conn: Connection, migration: Migration, backup:
         operation.guard(conn)
 
     title = f"Apply {migration.revision} {migration.name}"
-    with operation.step("apply", revision=migration.revision), track(f"apply-{migration.revision}", title):
+    indexes = concurrent_indexes(migration.up_script)
+    with (
+        operation.step("apply", revision=migration.revision, indexes=indexes),
+        track(f"apply-{migration.revision}", title),
+    ):
         apply(conn, migration, operation.settings.database, record)
 
 

@@ -134,14 +134,22 @@ def _kept_database(maintenance: Address, like: Server) -> Iterator[Address]:
     name = _new_name()
     with connect(maintenance, purpose="scratch keeper") as conn:
         with database_errors("making a scratch database"):
-            for (abandoned,) in conn.execute(query("abandoned_scratch"), {"pattern": f"^{PREFIX}[0-9a-f]{{12}}$"}):
-                _drop(conn, abandoned)
+            sweep(conn)
             conn.execute(query("lock_scratch"), {"name": name})
             _create(conn, name, like)
         try:
             yield maintenance.database(name)
         finally:
             _drop_or_say(conn, name)
+
+
+def sweep(conn: Connection) -> tuple[str, ...]:
+    """Drop the scratch databases of KG_SCRATCH_URL's server whose keeper is gone; their names."""
+    pattern = f"^{PREFIX}[0-9a-f]{{12}}$"
+    names = tuple(name for (name,) in conn.execute(query("abandoned_scratch"), {"pattern": pattern}).fetchall())
+    for name in names:
+        _drop(conn, name)
+    return names
 
 
 def _new_name() -> str:
