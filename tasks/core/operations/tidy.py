@@ -23,7 +23,7 @@ def drop_leftovers(operation: Operation, conn: Connection) -> Iterator[Found]:
     yield from _indexes(operation, conn)
     if operation.settings.scratch is not None:
         with connect(operation.settings.scratch, purpose="recover") as keeper:
-            for name in sweep(keeper):
+            for name in sweep(keeper, [(dead.host, dead.pid) for dead in operation.abandoned]):
                 yield "dropped", f"scratch database {name}", "a run that died had made it", ""
 
 
