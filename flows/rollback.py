@@ -15,7 +15,12 @@ from tasks.ways_back import undo
 
 @flow(name="rollback", flow_run_name="rollback {environment} {strategy}")
 def rollback(
-    environment: Environment, strategy: Strategy = "auto", backup: str = "", reason: str = "", yes: bool = False
+    environment: Environment,
+    strategy: Strategy = "auto",
+    backup: str = "",
+    reason: str = "",
+    yes: bool = False,
+    salvage: bool = False,
 ) -> RollbackDocument:
     """Undo what the newest deploy did. A no-op where there is nothing to undo; safe to run again.
 
@@ -26,6 +31,7 @@ def rollback(
         backup: The backup to restore; empty means the newest proved one.
         reason: Why, for the journal.
         yes: Rows may go: those of dropped tables, those written since the backup.
+        salvage: Before a restore, export what was written since to the store; after it, apply again what still fits.
     """
     steps = Steps(2)
     with operation(load_settings(environment), "rollback") as run:
@@ -33,7 +39,7 @@ def rollback(
         with steps("Roll back"):
             if run.kind == "rollback":
                 settle_earlier(environment)
-            undone = undo(environment, strategy, backup, yes)
+            undone = undo(environment, strategy, backup, yes, salvage)
         with steps("Verify"):
             verify_rolled_back(environment, undone)
             close_earlier(environment)

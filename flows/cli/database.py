@@ -15,6 +15,7 @@ from flows.cli.options import (
     Json,
     NoProbes,
     Output,
+    SalvageRows,
     StrategyName,
     StrategyOption,
     Terminate,
@@ -103,6 +104,7 @@ def rollback(
     environment: EnvironmentName,
     strategy: StrategyOption = StrategyName.AUTO,
     backup: BackupId = None,
+    salvage: SalvageRows = False,
     yes: Yes = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -126,7 +128,13 @@ def rollback(
             from flows.rollback import rollback
 
             running.ready()
-            return rollback(environment=settings.environment, strategy=strategy.value, backup=backup or "", yes=yes)
+            return rollback(
+                environment=settings.environment,
+                strategy=strategy.value,
+                backup=backup or "",
+                yes=yes,
+                salvage=salvage,
+            )
 
     def partial() -> RollbackDocument:
         from tasks.core.documents import RollbackDocument

@@ -34,6 +34,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log, and the traceback of an error.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Answer the confirmation with yes.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Do it. Without this it is a dry run.")]
+SalvageRows = Annotated[
+    bool,
+    typer.Option("--salvage", help="Carry rows written since over a restore: exported, applied again where they fit."),
+]
 Terminate = Annotated[
     bool, typer.Option("--terminate", help="End the sessions of the dead run instead of waiting for them.")
 ]

@@ -90,7 +90,7 @@ class Bench:
             conn.execute("DROP INDEX code_embeddings_embedding_idx")
             conn.execute(
                 "INSERT INTO code_embeddings (file_path, file_hash, embedding) SELECT 'src/' || n, md5(n::text),"
-                " (SELECT array_agg(random() + 0 * n) FROM generate_series(1, 1536))::vector"
+                " (SELECT array_agg(random() + 0 * n * k) FROM generate_series(1, 1536) AS k)::vector"
                 f" FROM generate_series(1, {rows}) AS n".encode()
             )
             conn.execute(
@@ -135,9 +135,8 @@ def main(rows: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="kg-blocked-"))
     folder.chmod(0o755)
     bench = Bench(folder, rows)
-    print(
-        f"{rows:,} rows of vector(1536), 4 writers and 4 readers\n{'':34s} {'took':>9s}   {'longest stall':>12s}   errors"
-    )
+    print(f"{rows:,} rows of vector(1536), 4 writers and 4 readers")
+    print(f"{'':34s} {'took':>9s}   {'longest stall':>12s}   errors")
 
     def nothing(settings: Settings) -> None: ...
 

@@ -18,7 +18,7 @@ from tests.faults.runs import variables
 from tests.processes import until
 from tests.terminal import MAIN, OURS, kg
 
-SECONDS = 60
+SECONDS = 40
 SEED = 20251017
 
 

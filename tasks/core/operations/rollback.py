@@ -54,12 +54,14 @@ class Request:
     """What is asked for. `yes`: rows may go (drops of tables with rows, a restore that loses what was written since).
 
     `only_operation`: undo no more than what the operation under way applied (a failed deploy's own rollback).
+    `salvage`: what was written since is exported to the store, and applied again after a restore where it still fits.
     """
 
     strategy: Strategy = "auto"
     backup: str | None = None
     yes: bool = False
     only_operation: bool = False
+    salvage: bool = False
 
 
 def roll_back(operation: Operation, request: Request) -> RolledBack:
@@ -82,7 +84,7 @@ def _auto(operation: Operation, request: Request, conn: Connection, expected: Ex
             raise
         note(f"reverting is not possible: {barred.message}")
         accept = operation.settings.deploy.auto_restore
-        return _restore_from(operation, conn, expected, backup, accept_loss=accept)
+        return _restore_from(operation, conn, expected, backup, accept_loss=accept, salvage=request.salvage)
 
 
 def _revert(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
@@ -112,11 +114,17 @@ def revert_entries(
 
 
 def _restore(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
-    return _restore_from(operation, conn, expected, request.backup, accept_loss=request.yes)
+    return _restore_from(operation, conn, expected, request.backup, accept_loss=request.yes, salvage=request.salvage)
 
 
 def _restore_from(
-    operation: Operation, conn: Connection, expected: Expected, backup_id: str | None, *, accept_loss: bool
+    operation: Operation,
+    conn: Connection,
+    expected: Expected,
+    backup_id: str | None,
+    *,
+    accept_loss: bool,
+    salvage: bool,
 ) -> RolledBack:
     settings = operation.settings
     schema = settings.database.schema_name
@@ -135,10 +143,10 @@ def _restore_from(
         )
     with staged(operation, backup, sorted(expected.scope)) as found:
         loss = loss_report(conn, schema, found.schema)
-        if loss and not accept_loss:
+        if loss and not (accept_loss or salvage):
             raise loss_refused(operation, found, loss)
-        swapped = swap(operation, found, live, accept_loss=accept_loss)
-    detail = "; ".join(map(str, swapped.loss)) or "nothing was lost"
+        swapped = swap(operation, found, live, accept_loss=accept_loss, salvage=salvage)
+    detail = str(swapped.salvaged or "; ".join(map(str, swapped.loss)) or "nothing was lost")
     return _outcome(operation, conn, expected, "restore", backup=backup.id, replaced=swapped.replaced, detail=detail)
 
 
