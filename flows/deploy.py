@@ -16,10 +16,11 @@ from tasks.database import (
     open_gates,
     plan_deploy,
     read_fingerprint,
-    settle_earlier,
+    verify_earlier,
     verify_target,
     watch_target,
 )
+from tasks.recovery import close_earlier, settle_earlier
 from tasks.vectors import advise_reindex
 
 
@@ -40,8 +41,10 @@ def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bo
     with operation(settings, "deploy") as held, Deployment(environment, held) as run:
         run.step.total += bool(settings.watch.duration)
         with run.step("Check"):
+            settle_earlier(environment)
             with run.or_back(rollback):
-                settle_earlier(environment)
+                verify_earlier(environment)
+            close_earlier(environment)
             check_target(environment)
         with run.step("Plan"):
             run.planned = plan_deploy(environment, plan)

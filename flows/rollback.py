@@ -9,12 +9,18 @@ from tasks.core.documents import RollbackDocument, Strategy
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
 from tasks.database import verify_rolled_back
+from tasks.recovery import close_earlier, settle_earlier
 from tasks.ways_back import undo
 
 
 @flow(name="rollback", flow_run_name="rollback {environment} {strategy}")
 def rollback(
-    environment: Environment, strategy: Strategy = "auto", backup: str = "", reason: str = "", yes: bool = False
+    environment: Environment,
+    strategy: Strategy = "auto",
+    backup: str = "",
+    reason: str = "",
+    yes: bool = False,
+    salvage: bool = False,
 ) -> RollbackDocument:
     """Undo what the newest deploy did. A no-op where there is nothing to undo; safe to run again.
 
@@ -25,14 +31,18 @@ def rollback(
         backup: The backup to restore; empty means the newest proved one.
         reason: Why, for the journal.
         yes: With revert, restore or reset, rows may go: of dropped tables, or written since the backup.
+        salvage: Before a restore, export what was written since to the store; after it, apply again what still fits.
     """
     steps = Steps(2)
     with operation(load_settings(environment), "rollback") as run:
         run.describe(rollback={"strategy": strategy, "reason": reason})
         with steps("Roll back"):
-            undone = undo(environment, strategy, backup, yes)
+            if run.kind == "rollback":
+                settle_earlier(environment)
+            undone = undo(environment, strategy, backup, yes, salvage)
         with steps("Verify"):
             verify_rolled_back(environment, undone)
+            close_earlier(environment)
         run.end_state = "done" if undone.nothing else "rolled-back"
     return RollbackDocument(
         state="nothing-to-undo" if undone.nothing else "rolled-back",

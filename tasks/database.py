@@ -37,8 +37,8 @@ def check_target(environment: Environment) -> Report:
     return report
 
 
-@step("settle")
-def settle_earlier(environment: Environment) -> tuple[str, ...]:
+@step("verify earlier")
+def verify_earlier(environment: Environment) -> tuple[str, ...]:
     """What a deploy that died had applied and not verified is verified now: it stays, or the caller rolls back."""
     settings = load_settings(environment)
     with connect(target(settings), purpose="settle", database=settings.database) as conn:

@@ -11,10 +11,10 @@ from tasks.steps import step
 
 
 @step("roll back")
-def undo(environment: Environment, strategy: Strategy, backup: str, yes: bool) -> RolledBack:
+def undo(environment: Environment, strategy: Strategy, backup: str, yes: bool, salvage: bool = False) -> RolledBack:
     """Undo by `strategy`. Within a failed deploy: only what that deploy has applied. Never retried blindly."""
     operation = current()
-    request = Request(strategy, backup or None, yes=yes, only_operation=operation.kind == "deploy")
+    request = Request(strategy, backup or None, yes=yes, only_operation=operation.kind == "deploy", salvage=salvage)
     undone = roll_back(operation, request)
     rollback_artifact(environment, undone)
     say("nothing to undo" if undone.nothing else f"by {undone.strategy}, now at revision {undone.revision or 'none'}")

@@ -38,6 +38,7 @@ for panel, name, verb in (
     (_LOOK, "search", application.search),
     (_CHANGE, "deploy", database.deploy),
     (_CHANGE, "rollback", database.rollback),
+    (_CHANGE, "recover", database.recover),
     (_CHANGE, "reindex", database.reindex),
     (_KEEP, "backup", backups.backup),
     (_KEEP, "restore-drill", backups.restore_drill),

@@ -1,4 +1,4 @@
-"""Verbs that look at or change the database: check, plan, verify, deploy, rollback, reindex."""
+"""Verbs that look at or change the database: check, plan, verify, deploy, rollback, recover, reindex."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from flows.cli.options import (
     Json,
     NoProbes,
     Output,
+    SalvageRows,
     StrategyName,
     StrategyOption,
+    Terminate,
     TerminateIdleBlockers,
     Verbose,
     Yes,
@@ -24,7 +26,14 @@ from flows.cli.options import (
 from tasks.core.errors import OpsError
 
 if TYPE_CHECKING:
-    from tasks.core.documents import DeployDocument, PlanDocument, ReindexDocument, ReportDocument, RollbackDocument
+    from tasks.core.documents import (
+        DeployDocument,
+        PlanDocument,
+        RecoverDocument,
+        ReindexDocument,
+        ReportDocument,
+        RollbackDocument,
+    )
     from tasks.core.operations.plan import DeployPlan
     from tasks.core.settings import Settings
 
@@ -129,6 +138,7 @@ def rollback(
     environment: EnvironmentName,
     strategy: StrategyOption = StrategyName.AUTO,
     backup: BackupId = None,
+    salvage: SalvageRows = False,
     yes: Yes = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -152,7 +162,13 @@ def rollback(
             from flows.rollback import rollback
 
             running.ready()
-            return rollback(environment=settings.environment, strategy=strategy.value, backup=backup or "", yes=yes)
+            return rollback(
+                environment=settings.environment,
+                strategy=strategy.value,
+                backup=backup or "",
+                yes=yes,
+                salvage=salvage,
+            )
 
     def partial() -> RollbackDocument:
         from tasks.core.documents import RollbackDocument
@@ -160,6 +176,30 @@ def rollback(
         return RollbackDocument(state="failed", environment=environment, strategy=strategy.value)
 
     return answer(Output(json, verbose), work, render.rollback, partial=partial)
+
+
+def recover(
+    environment: EnvironmentName, terminate: Terminate = False, json: Json = False, verbose: Verbose = False
+) -> int:
+    """After a crash: finish or undo what the dead run had begun.
+
+    Reads the journal, waits for the dead run's sessions, verifies what was applied and not verified (it stays, or is
+    rolled back), and drops what was left lying about. A deploy and a rollback begin with the same.
+    """
+
+    def work() -> RecoverDocument:
+        from flows.cli.engine import engine
+
+        with engine() as running:
+            from tasks.core.settings import load_settings
+
+            settings = load_settings(environment)
+            from flows.recover import recover
+
+            running.ready()
+            return recover(environment=settings.environment, terminate=terminate)
+
+    return answer(Output(json, verbose), work, render.recover)
 
 
 def reindex(environment: EnvironmentName, apply: Apply = False, json: Json = False, verbose: Verbose = False) -> int:

@@ -41,6 +41,13 @@ TerminateIdleBlockers = Annotated[
         help="End sessions that block a migration by idling in a transaction beyond the environment's limit.",
     ),
 ]
+SalvageRows = Annotated[
+    bool,
+    typer.Option("--salvage", help="Carry rows written since over a restore: exported, applied again where they fit."),
+]
+Terminate = Annotated[
+    bool, typer.Option("--terminate", help="End the sessions of the dead run instead of waiting for them.")
+]
 BackupId = Annotated[
     str | None,
     typer.Option("--backup", metavar="ID", help="A backup of `kg backups`. Default: the newest proved one."),

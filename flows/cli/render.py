@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         IndexDocument,
         PlanDocument,
         PruneDocument,
+        RecoverDocument,
         ReindexDocument,
         ReportDocument,
         RollbackDocument,
@@ -145,6 +146,24 @@ def rollback(document: RollbackDocument) -> None:
     ):
         if value:
             say(f"  {word}: {value}")
+
+
+def recover(document: RecoverDocument) -> None:
+    where = f"{document.environment} is at revision {document.revision or 'none'}"
+    if document.state == "nothing-to-recover":
+        say(f"nothing to recover; {where}")
+        return
+    for dead in document.dead:
+        say(
+            f"a {dead.kind} of {dead.started:%Y-%m-%d %H:%M} UTC "
+            f"(process {dead.pid} on {dead.host}) died at {dead.step}"
+        )
+    for action in document.actions:
+        say(f"  {action.what} {action.subject}{f': {action.detail}' if action.detail else ''}")
+        if action.command:
+            say(f"    {action.command}")
+    say(f"recovered; {where}")
+    say(f"  fingerprint: {document.fingerprint}")
 
 
 def prune(document: PruneDocument) -> None:

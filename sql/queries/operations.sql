@@ -17,15 +17,41 @@ SELECT pg_advisory_unlock(27495, 2);
 SELECT pg_advisory_lock_shared(27495, 2);
 
 -- name: lock_holders
--- Who holds one of our advisory locks in this database: 1 the operation, 2 a worker.
-SELECT activity.pid, activity.usename, activity.application_name, host(activity.client_addr), activity.backend_start,
-       left(activity.query, 120)
+-- Who holds this database's operation lock.
+SELECT activity.pid, activity.usename::text, activity.application_name, host(activity.client_addr),
+       activity.backend_start, left(activity.query, 120)
 FROM pg_locks AS held
 JOIN pg_stat_activity AS activity USING (pid)
-WHERE held.locktype = 'advisory' AND held.granted AND held.classid = 27495 AND held.objid = %(lock)s
+WHERE held.locktype = 'advisory' AND held.granted AND held.classid = 27495 AND held.objid = 1
   AND held.objsubid = 2 AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND activity.pid <> pg_backend_pid()
 ORDER BY activity.backend_start;
+
+-- name: worker_sessions
+-- Sessions that work for an operation in this database.
+SELECT activity.pid, activity.usename::text, activity.application_name, host(activity.client_addr),
+       activity.backend_start, left(activity.query, 120)
+FROM pg_locks AS held
+JOIN pg_stat_activity AS activity USING (pid)
+WHERE held.locktype = 'advisory' AND held.granted AND held.classid = 27495 AND held.objid = 2
+  AND held.objsubid = 2 AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND activity.pid <> pg_backend_pid()
+ORDER BY activity.backend_start;
+
+-- name: stage_sessions
+-- Sessions of a pg_restore that builds tables beside the live ones: it can hold no key of ours, and bears a name.
+SELECT pid, usename::text, application_name, host(client_addr), backend_start, left(query, 120)
+FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'kg stage' AND pid <> pg_backend_pid()
+ORDER BY backend_start;
+
+-- name: running_processes
+-- Which process, on which machine, holds the lock by which session, for operations that have not said how they ended.
+SELECT backend_pid, host, pid FROM kg_ops.operation WHERE state = 'running';
+
+-- name: end_session
+-- End one session.
+SELECT pg_terminate_backend(%(pid)s);
 
 -- name: raise_fence
 -- A number that no earlier operation had; sessions that still bear an older one may not commit.
@@ -69,3 +95,31 @@ ORDER BY operation.started_at;
 -- name: abandon_operation
 -- Marks an operation whose process and sessions are gone.
 UPDATE kg_ops.operation SET state = 'abandoned', finished_at = clock_timestamp() WHERE id = %(id)s;
+
+-- name: latest_scripts
+-- For each revision, the latest script of it that was begun (apply or revert), and how that came out.
+SELECT DISTINCT ON (1) begun.detail ->> 'revision', begun.step, coalesce(ended.state, 'started')
+FROM kg_ops.journal AS begun
+LEFT JOIN LATERAL (
+    SELECT state FROM kg_ops.journal
+    WHERE operation = begun.operation AND step = begun.step AND sequence > begun.sequence AND state <> 'started'
+    ORDER BY sequence LIMIT 1
+) AS ended ON true
+WHERE begun.state = 'started' AND begun.step IN ('apply', 'revert') AND begun.detail ? 'revision'
+ORDER BY 1, begun.at DESC;
+
+-- name: staging_schemas
+-- Schemas that a restore builds tables in: is it in the journal that one of ours was to make it?
+SELECT nspname::text, EXISTS (SELECT FROM kg_ops.journal
+                              WHERE step = 'stage' AND state = 'started' AND detail ->> 'schema' = nspname)
+FROM pg_namespace WHERE nspname ~ '^kg_restore_' ORDER BY 1;
+
+-- name: invalid_indexes
+-- Invalid indexes of one schema: did a script of ours name it before it was made, and is it being built now?
+SELECT indexed.relname::text,
+       EXISTS (SELECT FROM kg_ops.journal
+               WHERE step IN ('apply', 'revert') AND state = 'started' AND detail -> 'indexes' ? indexed.relname),
+       EXISTS (SELECT FROM pg_stat_progress_create_index AS progress WHERE progress.index_relid = indexed.oid)
+FROM pg_index AS index JOIN pg_class AS indexed ON indexed.oid = index.indexrelid
+WHERE indexed.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND NOT (index.indisvalid AND index.indisready)
+ORDER BY 1;

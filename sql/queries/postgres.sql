@@ -44,6 +44,10 @@ SELECT datname
   FROM (SELECT datname FROM pg_database WHERE datname ~ %(pattern)s ORDER BY datname OFFSET 0) AS found
  WHERE pg_try_advisory_lock(27495, hashtext(datname));
 
+-- name: sessions_named
+-- Whether there are sessions of these names, in any database.
+SELECT 1 FROM pg_stat_activity WHERE application_name = ANY (%(names)s) LIMIT 1;
+
 -- name: end_sessions
 -- End every session in a database, as DROP DATABASE ... WITH (FORCE) does from 13 on.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(database)s AND pid <> pg_backend_pid();

@@ -95,3 +95,31 @@ JOIN pg_attribute AS attribute ON attribute.attrelid = live.oid AND NOT attribut
 JOIN pg_attribute AS kept ON kept.attrelid = live.staged AND kept.attname = attribute.attname AND NOT kept.attisdropped
 CROSS JOIN aclexplode(attribute.attacl) AS acl LEFT JOIN pg_roles AS role ON role.oid = acl.grantee
 WHERE acl.grantee <> relowner;
+
+-- name: generated_columns
+-- Columns of the live table that the server computes: they cannot be written.
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = to_regclass(%(live)s) AND attnum > 0 AND NOT attisdropped AND attgenerated <> '';
+
+-- name: list_changes
+-- What was written since, by key, numbered; for as long as the transaction lasts. As compare_rows counts it.
+CREATE TEMPORARY TABLE {changes} ON COMMIT DROP AS
+SELECT row_number() OVER () AS kg_number,
+       CASE WHEN staged.present IS NULL THEN 'inserted' WHEN live.present IS NULL THEN 'deleted' ELSE 'updated' END
+           AS kg_change, {key}
+FROM (SELECT {key}, true AS present, ROW ({columns}) AS content FROM {live}) AS live
+FULL JOIN (SELECT {key}, true AS present, ROW ({columns}) AS content FROM {staged}) AS staged USING ({key})
+WHERE staged.present IS NULL OR live.present IS NULL OR live.content OPERATOR (pg_catalog.*<>) staged.content;
+
+-- name: delete_changed
+-- Of the restored table: rows that were deleted or changed since.
+DELETE FROM {table} AS restored USING {changes} AS changes WHERE {same} AND {which};
+
+-- name: insert_changed
+-- Into the restored table: rows that were inserted or changed since, as they were.
+INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+SELECT {columns} FROM {former} JOIN {changes} AS changes USING ({key}) WHERE kg_change <> 'deleted' AND {which};
+
+-- name: advance_sequence
+-- Behind the highest number in use, never back.
+SELECT setval({name}, greatest((SELECT max({column}) FROM {table}), made.last_value)) FROM {sequence} AS made;

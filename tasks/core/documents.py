@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.core.application.search import Match
     from tasks.core.backup.manifest import Backup
     from tasks.core.backup.retention import Decision, RetentionPlan
+    from tasks.core.operations.recover import Recovered
     from tasks.core.schema.report import Report
     from tasks.core.vectors.advice import Advice
 
@@ -41,6 +42,7 @@ __all__ = [
 FailureState = Literal["failed", "refused"]
 DeployState = Literal["deployed", "nothing-pending", "scheduled", "waiting-approval", "held", "failed", "refused"]
 RollbackState = Literal["rolled-back", "nothing-to-undo", "failed", "refused"]
+RecoverState = Literal["recovered", "nothing-to-recover"]
 Strategy = Literal["auto", "revert", "restore", "reset"]
 
 
@@ -169,6 +171,48 @@ class RollbackDocument(Document):
     error: ErrorDetail | None = None
 
 
+class RecoverAction(Part):
+    what: Literal["finished", "undone", "rolled-back", "verified", "dropped", "reported"]
+    subject: str
+    detail: str = ""
+    command: str = Field("", description="For what was only reported: the statement that an operator would run")
+
+
+class DeadRun(Part):
+    """A run that never said how it ended."""
+
+    kind: str
+    started: datetime
+    host: str
+    pid: int
+    step: str | None = Field(None, description="The last step in its journal")
+
+
+class RecoverDocument(Document):
+    """`kg recover`."""
+
+    state: RecoverState
+    environment: Environment
+    dead: tuple[DeadRun, ...] = ()
+    actions: tuple[RecoverAction, ...] = ()
+    fingerprint: str | None = Field(None, description="Of the schema afterwards")
+    revision: str | None = Field(None, description="Newest revision in the ledger afterwards")
+
+    @classmethod
+    def of(cls, environment: Environment, done: Recovered) -> Self:
+        return cls(
+            state="nothing-to-recover" if done.nothing else "recovered",
+            environment=environment,
+            dead=tuple(
+                DeadRun(kind=each.kind, started=each.started_at, host=each.host, pid=each.pid, step=each.step)
+                for each in done.dead
+            ),
+            actions=tuple(RecoverAction(**asdict(each)) for each in done.actions),
+            fingerprint=done.fingerprint,
+            revision=done.revision or None,
+        )
+
+
 class PruneItem(Part):
     id: str = Field(description="A backup, or a schema of replaced tables")
     reason: str
@@ -291,6 +335,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "restore-drill": DrillDocument,
     "deploy": DeployDocument,
     "rollback": RollbackDocument,
+    "recover": RecoverDocument,
     "prune": PruneDocument,
     "reindex": ReindexDocument,
     "index": IndexDocument,

@@ -172,3 +172,19 @@ def test_what_was_applied_but_never_verified_and_is_wrong_is_rolled_back(
     assert isinstance(document, DeployDocument)
     assert document.rolled_back
     assert document.fingerprint_after == before
+
+
+def test_recover_settles_a_dead_deploy_and_a_second_one_finds_nothing(
+    dev: Settings, migrations: Path, conn: Connection
+) -> None:
+    from flows.recover import recover
+
+    after = deploy().fingerprint_after
+    conn.execute("UPDATE kg_ops.ledger SET verified_at = NULL")
+    conn.execute("UPDATE kg_ops.operation SET state = 'running', finished_at = NULL")
+    done = recover(environment="dev")
+    assert (done.state, done.fingerprint, done.revision) == ("recovered", after, "001")
+    assert [action.what for action in done.actions] == ["verified"]
+    assert [dead.kind for dead in done.dead] == ["deploy"]
+    assert recover(environment="dev").state == "nothing-to-recover"
+    assert ledger(conn) == [("001", "applied", "applied", True)]

@@ -114,7 +114,10 @@ def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: st
     dump: list[str | Path] = [scratch.tools.pg_dump, "--format=custom", "--compress=0", f'--schema="{schema}"']
     major = conn.info.server_version // 10_000
     with (
-        restoring(scratch.tools, target, major, ["--single-transaction", f"--schema={schema}"]) as writer,
+        # A starter waits for sessions of this name: the child may have all it needs to commit when we are killed.
+        restoring(
+            scratch.tools, target, major, ["--single-transaction", f"--schema={schema}"], purpose="stage"
+        ) as writer,
         commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
     ):
         shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)

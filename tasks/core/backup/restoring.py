@@ -38,13 +38,14 @@ def restoring(
     *,
     options: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    purpose: str = "restore",
 ) -> Iterator[commands.Running]:
     """A child whose stdin takes an archive and that restores it into `address`, stopping at the first error.
 
     `words` are further options of pg_restore, `options` settings of its session. `timeout` in seconds. Raises
     CommandFailed with what was said, CommandMissing where this server needs a psql that is not there.
     """
-    env = _environment(address, options or {})
+    env = {**_environment(address, options or {}), "PGAPPNAME": f"kg {purpose}"}
     argv: list[str | Path] = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
     if not (server_major < _SINCE <= tools.major):
         argv.append(f"--dbname={dbname_word(address)}")
@@ -110,6 +111,6 @@ def _carrier(source: IO[bytes], sink: IO[bytes]) -> threading.Thread:
 
 
 def _environment(address: Address, options: Mapping[str, str]) -> dict[str, str]:
-    env = {**address.environment(), "PGAPPNAME": "kg restore"}
+    env = address.environment()
     words = [f"-c {name}={value}" for name, value in options.items()]
     return {**env, "PGOPTIONS": " ".join([env.get("PGOPTIONS", ""), *words]).strip()}

@@ -16,7 +16,9 @@ from sql import query
 from tasks.core.backup.grants import grant_again, grants_on
 from tasks.core.backup.loss import TableLoss, loss_report
 from tasks.core.backup.restore import Staged, move_objects
+from tasks.core.backup.salvage import Salvage, Salvaged
 from tasks.core.errors import RollbackFailed
+from tasks.core.operations import journal
 from tasks.core.operations.operation import Operation
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.schema import ledger
@@ -28,6 +30,7 @@ class Swapped:
 
     replaced: str | None
     loss: tuple[TableLoss, ...]
+    salvaged: Salvaged | None = None
 
 
 def foreign_dependents(conn: Connection, schema: str, tables: Sequence[str]) -> tuple[str, ...]:
@@ -36,9 +39,12 @@ def foreign_dependents(conn: Connection, schema: str, tables: Sequence[str]) -> 
     return tuple(row[0] for row in conn.execute(query("foreign_dependents"), values))
 
 
-def swap(operation: Operation, found: Staged, live: Sequence[str], *, accept_loss: bool) -> Swapped:
+def swap(
+    operation: Operation, found: Staged, live: Sequence[str], *, accept_loss: bool, salvage: bool = False
+) -> Swapped:
     """Put the staged tables in the place of the `live` ones. Raises RollbackFailed, with nothing changed, where others'
-    objects hang on them, or rows would be lost and `accept_loss` is not set.
+    objects hang on them, or rows would be lost and `accept_loss` is not set. With `salvage` only those that do not fit
+    into the restored tables are lost, and they are in the store.
     """
     schema = operation.settings.database.schema_name
     replaced = f"kg_replaced_{datetime.now(UTC):%Y%m%dT%H%M%SZ}" if live else None
@@ -48,14 +54,37 @@ def swap(operation: Operation, found: Staged, live: Sequence[str], *, accept_los
             _shut_out_writers(conn, operation, schema, live)
             # Made now that the last writer is out: what was shown before may be a minute old.
             loss = loss_report(conn, schema, found.schema)
-            if loss and not accept_loss:
+            saved = Salvage(operation, conn, schema, found.schema) if salvage and loss and replaced else None
+            if loss and not (accept_loss or saved):
                 conn.rollback()
                 raise loss_refused(operation, found, loss)
+            if saved:
+                saved.take(loss)
             _exchange(conn, schema, replaced, found, live)
+            salvaged = _give_back(operation, conn, saved, replaced or "", found, accept_loss=accept_loss)
             _merge_ledger(conn, operation, found)
             operation.guard(conn)
             conn.commit()
-    return Swapped(replaced, loss)
+    return Swapped(replaced, loss, salvaged)
+
+
+def _give_back(
+    operation: Operation, conn: Connection, saved: Salvage | None, replaced: str, found: Staged, *, accept_loss: bool
+) -> Salvaged | None:
+    if saved is None:
+        return None
+    salvaged = saved.give_back(replaced)
+    if salvaged.unfit and not accept_loss:
+        conn.rollback()
+        saved.discard()
+        environment = operation.settings.environment
+        raise RollbackFailed(
+            f"not all that was written since backup {found.backup.id} fits into it: {'; '.join(salvaged.unfit)}; "
+            "nothing was changed",
+            hint=f"to go without, with an export in the store: kg rollback {environment} --strategy restore "
+            f"--backup {found.backup.id} --salvage --yes",
+        )
+    return salvaged
 
 
 def loss_refused(operation: Operation, found: Staged, loss: Sequence[TableLoss]) -> RollbackFailed:
@@ -63,7 +92,8 @@ def loss_refused(operation: Operation, found: Staged, loss: Sequence[TableLoss])
     listed = "; ".join(map(str, loss))
     return RollbackFailed(
         f"restoring backup {found.backup.id} would discard what was written since ({listed}); nothing was changed",
-        hint=f"to discard it: kg rollback {environment} --strategy restore --backup {found.backup.id} --yes",
+        hint=f"to discard it: kg rollback {environment} --strategy restore --backup {found.backup.id} --yes; "
+        "to carry over what still fits: --salvage in place of --yes",
     )
 
 
@@ -111,4 +141,8 @@ def _merge_ledger(conn: Connection, operation: Operation, found: Staged) -> None
     for revision, entry in in_backup.items():
         if revision not in ours:
             ledger.record_restored(conn, entry, operation=operation.id, backup=found.backup.id)
-    operation.describe(restored_from=found.backup.id)
+    # The copy's fingerprint is the manifest's: what the backup's ledger calls verified is so again.
+    again = [entry.revision for entry in found.entries if entry.verified_at and entry.revision not in ours]
+    ledger.mark_verified(conn, again)
+    # In the swap's own transaction: a run that died says "restored" exactly when it was.
+    journal.describe(conn, operation.id, {"restored_from": found.backup.id})

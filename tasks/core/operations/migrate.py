@@ -13,6 +13,7 @@ from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.expected import Expected
 from tasks.core.schema.migrations import Migration, apply
+from tasks.core.schema.scripts import concurrent_indexes
 from tasks.core.settings import DatabaseSettings
 
 
@@ -36,6 +37,8 @@ def migrate(
     database = operation.settings.database
     if terminate_idle_blockers:
         database = database.model_copy(update={"terminate_idle_blockers": True})
+    # Written before the first: a run that dies among several revisions is known by it.
+    operation.describe(migrate=[migration.revision for migration in plan.pending])
     with operation.session("migrate", autocommit=False) as conn:
         for migration in plan.adopted:
             _adopt(operation, conn, migration, plan.tolerated, saved)
@@ -64,7 +67,11 @@ def _apply(
         operation.guard(conn)
 
     title = f"Apply {migration.revision} {migration.name}"
-    with operation.step("apply", revision=migration.revision), track(f"apply-{migration.revision}", title):
+    indexes = concurrent_indexes(migration.up_script)
+    with (
+        operation.step("apply", revision=migration.revision, indexes=indexes),
+        track(f"apply-{migration.revision}", title),
+    ):
         apply(conn, migration, database, record)
 
 

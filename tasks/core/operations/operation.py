@@ -10,7 +10,6 @@ fencing number before it commits.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,17 +20,15 @@ from uuid import UUID, uuid4
 import psycopg
 
 from sql import query
-from tasks.core.errors import DatabaseError, OperationRunning
+from tasks.core.errors import DatabaseError
 from tasks.core.operations import journal
+from tasks.core.operations.sessions import acquire
 from tasks.core.postgres.connections import Connection, connect, database_errors, refuse_shared_session, target
 from tasks.core.progress import note
 from tasks.core.schema import ledger
-from tasks.core.settings import Environment, Settings
+from tasks.core.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# A dead client's statement ends within client_connection_check_interval, a second; older servers need longer.
-WORKERS_PATIENCE_SECONDS = 15.0
 
 
 @dataclass
@@ -43,6 +40,7 @@ class Operation:
     conn: Connection = field(repr=False)
     id: UUID = field(default_factory=uuid4)
     fence: int = 0
+    # Operations that died; they stay unfinished in the journal until a deploy, rollback or recover has settled them.
     abandoned: tuple[journal.Unfinished, ...] = ()
     end_state: journal.EndState = "done"
     result: dict[str, Any] = field(default_factory=dict)
@@ -113,10 +111,11 @@ def current() -> Operation:
 
 
 @contextmanager
-def operation(settings: Settings, kind: journal.Kind) -> Iterator[Operation]:
+def operation(settings: Settings, kind: journal.Kind, *, terminate: bool = False) -> Iterator[Operation]:
     """Hold the target's operation lock for the block; inside another operation on the same environment, that one.
 
-    Raises OperationRunning (exit 3) with who holds it, ConnectionFailed where no session could hold it.
+    `terminate` ends the sessions of a dead run. Raises OperationRunning (exit 3) with who holds the lock,
+    ConnectionFailed where no session could hold it.
     """
     outer = _current.get()
     if outer is not None:
@@ -127,7 +126,7 @@ def operation(settings: Settings, kind: journal.Kind) -> Iterator[Operation]:
     assert settings.address is not None
     with connect(settings.address, purpose=f"{kind} lock") as conn, database_errors(f"starting the {kind}"):
         refuse_shared_session(conn, settings.address)
-        started = _start(conn, settings, kind)
+        started = _start(conn, settings, kind, terminate=terminate)
         token = _current.set(started)
         try:
             yield started
@@ -139,10 +138,10 @@ def operation(settings: Settings, kind: journal.Kind) -> Iterator[Operation]:
             _finish(started)
 
 
-def _start(conn: Connection, settings: Settings, kind: journal.Kind) -> Operation:
+def _start(conn: Connection, settings: Settings, kind: journal.Kind, *, terminate: bool) -> Operation:
     conn.execute("SET synchronous_commit = on")
     conn.execute("SET statement_timeout = '60s'")
-    _acquire(conn, settings.environment, kind)
+    acquire(conn, settings.environment, kind, terminate=terminate)
     ledger.ensure(conn)
     ledger.identity(conn)
     started = Operation(settings=settings, kind=kind, conn=conn)
@@ -150,7 +149,6 @@ def _start(conn: Connection, settings: Settings, kind: journal.Kind) -> Operatio
     started.abandoned = journal.unfinished(conn, started.id)
     for dead in started.abandoned:
         note(f"an earlier {dead.kind} of {dead.started_at:%Y-%m-%d %H:%M} UTC ended without a word at {dead.step}")
-        journal.abandon(conn, dead.id)
     return started
 
 
@@ -160,32 +158,3 @@ def _finish(ended: Operation) -> None:
     except psycopg.Error:
         # Nothing is lost: the next operation finds this one unfinished and reads its journal.
         log.warning("the end of the %s could not be written to the journal", ended.kind)
-
-
-def _acquire(conn: Connection, environment: Environment, kind: str) -> None:
-    if not _granted(conn, "try_operation_lock"):
-        raise OperationRunning(
-            f"another operation holds the {environment} database: {_holders(conn, 1)}",
-            hint=f"wait for its end; `kg check {environment}` shows it",
-        )
-    deadline = time.monotonic() + WORKERS_PATIENCE_SECONDS
-    while not _granted(conn, "try_workers_lock"):
-        if time.monotonic() > deadline:
-            raise OperationRunning(
-                f"a session of an earlier operation still works in the {environment} database: {_holders(conn, 2)}",
-                hint=f"the {kind} starts when it is gone; SELECT pg_terminate_backend(pid) ends it",
-            )
-        time.sleep(0.25)
-    conn.execute(query("release_workers_lock"))
-
-
-def _granted(conn: Connection, name: str) -> bool:
-    row = conn.execute(query(name)).fetchone()
-    return bool(row and row[0])
-
-
-def _holders(conn: Connection, lock: int) -> str:
-    rows = conn.execute(query("lock_holders"), {"lock": lock}).fetchall()
-    said = [f"{app} (pid {pid}, {user}{f' from {host}' if host else ''}, since {since:%H:%M:%S})"
-            for pid, user, app, host, since, _ in rows]  # fmt: skip
-    return "; ".join(said) or "it has just ended"

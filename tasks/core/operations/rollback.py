@@ -27,8 +27,10 @@ from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.progress import note, track
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import Catalog
+from tasks.core.schema.execution import Callback
 from tasks.core.schema.expected import Expected
 from tasks.core.schema.migrations import Migration, load_migrations, revert
+from tasks.core.schema.scripts import concurrent_indexes
 from tasks.core.store.base import open_store
 
 Strategy = Literal["auto", "revert", "restore", "reset"]
@@ -53,12 +55,14 @@ class Request:
     """What is asked for. `yes`: rows may go (drops of tables with rows, a restore that loses what was written since).
 
     `only_operation`: undo no more than what the operation under way applied (a failed deploy's own rollback).
+    `salvage`: what was written since is exported to the store, and applied again after a restore where it still fits.
     """
 
     strategy: Strategy = "auto"
     backup: str | None = None
     yes: bool = False
     only_operation: bool = False
+    salvage: bool = False
 
 
 def roll_back(operation: Operation, request: Request) -> RolledBack:
@@ -82,28 +86,47 @@ def _auto(operation: Operation, request: Request, conn: Connection, expected: Ex
             raise
         note(f"reverting is not possible: {barred.message}")
         accept = operation.settings.deploy.auto_restore
-        return _restore_from(operation, conn, expected, backup, accept_loss=accept)
+        return _restore_from(operation, conn, expected, backup, accept_loss=accept, salvage=request.salvage)
 
 
 def _revert(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
     to_undo = _to_undo(operation, request, conn)
     if not to_undo:
         return _outcome(operation, conn, expected, "revert", nothing=True, detail="no revision to undo")
-    files = {migration.revision: migration for migration in load_migrations(operation.settings.migrations)}
-    migrations = [_revertible(entry, files) for entry in reversed(to_undo)]
-    with operation.session("revert", autocommit=False) as worker:
-        for migration in migrations:
-            _revert_one(operation, worker, migration, expected, request.yes)
-    reverted = tuple(migration.revision for migration in migrations)
+    reverted = revert_entries(operation, conn, expected, to_undo, yes=request.yes)
     return _outcome(operation, conn, expected, "revert", reverted=reverted)
 
 
+def revert_entries(
+    operation: Operation, conn: Connection, expected: Expected, entries: Sequence[ledger.Entry], *, yes: bool
+) -> tuple[str, ...]:
+    """Run the down scripts of `entries` (oldest first), the newest first; the revisions that went.
+
+    Raises RollbackFailed with nothing changed where one of them cannot be reverted, or rows would go without `yes`.
+    """
+    files = {migration.revision: migration for migration in load_migrations(operation.settings.migrations)}
+    migrations = [_revertible(entry, files) for entry in reversed(entries)]
+    for migration in migrations:  # all of them before the first: each is a transaction of its own
+        _refuse_rows(operation, conn, migration, expected, yes)
+    operation.describe(revert=[migration.revision for migration in migrations], yes=yes)
+    with operation.session("revert", autocommit=False) as worker:
+        for migration in migrations:
+            _revert_one(operation, worker, migration, expected, yes)
+    return tuple(migration.revision for migration in migrations)
+
+
 def _restore(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
-    return _restore_from(operation, conn, expected, request.backup, accept_loss=request.yes)
+    return _restore_from(operation, conn, expected, request.backup, accept_loss=request.yes, salvage=request.salvage)
 
 
 def _restore_from(
-    operation: Operation, conn: Connection, expected: Expected, backup_id: str | None, *, accept_loss: bool
+    operation: Operation,
+    conn: Connection,
+    expected: Expected,
+    backup_id: str | None,
+    *,
+    accept_loss: bool,
+    salvage: bool,
 ) -> RolledBack:
     settings = operation.settings
     schema = settings.database.schema_name
@@ -123,10 +146,10 @@ def _restore_from(
         )
     with staged(operation, backup, sorted(expected.scope)) as found:
         loss = loss_report(conn, schema, found.schema)
-        if loss and not accept_loss:
+        if loss and not (accept_loss or salvage):
             raise loss_refused(operation, found, loss)
-        swapped = swap(operation, found, live, accept_loss=accept_loss)
-    detail = "; ".join(map(str, swapped.loss)) or "nothing was lost"
+        swapped = swap(operation, found, live, accept_loss=accept_loss, salvage=salvage)
+    detail = str(swapped.salvaged or "; ".join(map(str, swapped.loss)) or "nothing was lost")
     return _outcome(operation, conn, expected, "restore", backup=backup.id, replaced=swapped.replaced, detail=detail)
 
 
@@ -190,24 +213,42 @@ def _revertible(entry: ledger.Entry, files: dict[str, Migration]) -> Migration:
 
 
 def _revert_one(operation: Operation, conn: Connection, migration: Migration, expected: Expected, yes: bool) -> None:
-    dropped = tables_made_by(expected, migration.revision)
-    schema = operation.settings.database.schema_name
-
-    def before(conn: Connection) -> None:
-        rows = {table: count for table, count in _rows(conn, schema, dropped, lock=True).items() if count}
-        if rows and not yes:
-            raise RollbackFailed(
-                f"reverting {migration.revision} would drop {_counted(rows)}; nothing was changed",
-                hint=f"to drop them: kg rollback {operation.settings.environment} --strategy revert --yes",
-            )
-
     def record(conn: Connection) -> None:
         ledger.record_reverted(conn, migration.revision, operation=operation.id)
         operation.guard(conn)
 
+    run_down(operation, conn, migration, expected, record, yes=yes)
+
+
+def run_down(
+    operation: Operation, conn: Connection, migration: Migration, expected: Expected, record: Callback, *, yes: bool
+) -> None:
+    """One down script, as a step of the journal; tables with rows are locked, counted, and dropped only with `yes`."""
+
+    def before(conn: Connection) -> None:
+        _refuse_rows(operation, conn, migration, expected, yes, lock=True)
+
+    assert migration.down_script is not None
     title = f"Revert {migration.revision} {migration.name}"
-    with operation.step("revert", revision=migration.revision), track(f"revert-{migration.revision}", title):
+    indexes = concurrent_indexes(migration.down_script)
+    with (
+        operation.step("revert", revision=migration.revision, indexes=indexes),
+        track(f"revert-{migration.revision}", title),
+    ):
         revert(conn, migration, operation.settings.database, record, before=before)
+
+
+def _refuse_rows(
+    operation: Operation, conn: Connection, migration: Migration, expected: Expected, yes: bool, *, lock: bool = False
+) -> None:
+    dropped = tables_made_by(expected, migration.revision)
+    schema = operation.settings.database.schema_name
+    rows = {table: count for table, count in _rows(conn, schema, dropped, lock=lock).items() if count}
+    if rows and not yes:
+        raise RollbackFailed(
+            f"reverting {migration.revision} would drop {_counted(rows)}; nothing was changed",
+            hint=f"to drop them: kg rollback {operation.settings.environment} --strategy revert --yes",
+        )
 
 
 def tables_made_by(expected: Expected, revision: str) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from tasks.core.progress import note
 from tasks.core.settings import Settings
 
 PREFIX = "kg_scratch_"
+KEEPERS_PATIENCE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -132,16 +135,36 @@ def _kept_database(maintenance: Address, like: Server) -> Iterator[Address]:
     those that nobody locks.
     """
     name = _new_name()
-    with connect(maintenance, purpose="scratch keeper") as conn:
+    with connect(maintenance, purpose=keeper_purpose(socket.gethostname(), os.getpid())) as conn:
         with database_errors("making a scratch database"):
-            for (abandoned,) in conn.execute(query("abandoned_scratch"), {"pattern": f"^{PREFIX}[0-9a-f]{{12}}$"}):
-                _drop(conn, abandoned)
+            sweep(conn)
             conn.execute(query("lock_scratch"), {"name": name})
             _create(conn, name, like)
         try:
             yield maintenance.database(name)
         finally:
             _drop_or_say(conn, name)
+
+
+def keeper_purpose(host: str, pid: int) -> str:
+    """By which the session that keeps a scratch database is known to belong to that process."""
+    return f"scratch keeper {pid} {host}"
+
+
+def sweep(conn: Connection, dead: Collection[tuple[str, int]] = ()) -> tuple[str, ...]:
+    """Drop the scratch databases of KG_SCRATCH_URL's server whose keeper is gone; their names.
+
+    Waits for the keepers of `dead` processes (host, pid): a killed client's CREATE DATABASE goes on in the server.
+    """
+    names = [f"kg {keeper_purpose(host, pid)}"[:63] for host, pid in dead]
+    deadline = time.monotonic() + KEEPERS_PATIENCE_SECONDS
+    while conn.execute(query("sessions_named"), {"names": names}).fetchone() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pattern = f"^{PREFIX}[0-9a-f]{{12}}$"
+    abandoned = tuple(name for (name,) in conn.execute(query("abandoned_scratch"), {"pattern": pattern}).fetchall())
+    for name in abandoned:
+        _drop(conn, name)
+    return abandoned
 
 
 def _new_name() -> str:

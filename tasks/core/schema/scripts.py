@@ -19,6 +19,10 @@ from tasks.core.schema.statements import Statement, split_statements
 IRREVERSIBLE, NO_TRANSACTION = "irreversible", "no-transaction"
 
 _DIRECTIVE = re.compile(r"--\s*migrate:\s*(?P<word>.*?)\s*$")
+_CONCURRENT_INDEX = re.compile(
+    r'\bindex\s+concurrently\s+(?:if\s+(?:not\s+)?exists\s+)?(?:(?:"[^"]+"|[\w$]+)\.)?(?:"(?P<quoted>[^"]+)"|(?P<plain>[\w$]+))',
+    re.IGNORECASE,
+)
 _KNOWN = {"up": (NO_TRANSACTION, IRREVERSIBLE), "down": (NO_TRANSACTION,)}
 
 
@@ -48,6 +52,12 @@ def read_script(path: Path, way: str) -> Script:
     parts = tuple(split_statements(sql, path.name))
     _refuse_transaction_control(parts, path.name)
     return Script(path, sql, hashlib.sha256(content).hexdigest(), directives, parts)
+
+
+def concurrent_indexes(script: Script) -> list[str]:
+    """Names of the indexes that it builds or drops concurrently: what an interruption can leave INVALID."""
+    found = [_CONCURRENT_INDEX.search(statement.text) for statement in script.statements if statement.concurrent]
+    return [match["quoted"] or match["plain"].lower() for match in found if match]
 
 
 def _directives(sql: str, name: str, way: str) -> frozenset[str]:
