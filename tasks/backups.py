@@ -6,8 +6,10 @@ from tasks.artifacts import drill_artifact, retention_artifact
 from tasks.core.backup import drill as drills
 from tasks.core.backup import dump, library, retention
 from tasks.core.backup.manifest import Backup
+from tasks.core.backup.readback import read_back
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.operations.operation import current
+from tasks.core.postgres.tools import tools_for
 from tasks.core.settings import Environment, load_settings
 from tasks.core.store.base import Store, open_store
 from tasks.steps import step
@@ -20,6 +22,7 @@ def make_backup(environment: Environment) -> Backup:
     with current().step("backup") as outcome:
         backup = dump.back_up(settings, operation=str(current().id))
         outcome["backup"] = backup.id
+        read_back(open_store(settings), backup, tools_for(backup.manifest.tool.pg_dump_major, settings.home))
     current().describe(backup=backup.id)
     return backup
 

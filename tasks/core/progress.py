@@ -57,7 +57,7 @@ class Both:
 
 
 _SILENT = Silent()
-_reporter: ContextVar[Reporter] = ContextVar("reporter", default=_SILENT)  # noqa: B039 - it has no state
+_reporter: ContextVar[Reporter] = ContextVar("reporter", default=_SILENT)
 
 
 class Track:
