@@ -6,11 +6,13 @@ from tasks.artifacts import drill_artifact, rehearsal_artifact, retention_artifa
 from tasks.core.backup import drill as drills
 from tasks.core.backup import dump, library, retention
 from tasks.core.backup.manifest import Backup, Proof
+from tasks.core.backup.readback import read_back
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan
 from tasks.core.operations.rehearsal import Rehearsed, rehearse_on
 from tasks.core.postgres.scratch import Scratch
+from tasks.core.postgres.tools import tools_for
 from tasks.core.progress import say
 from tasks.core.settings import Environment, load_settings
 from tasks.core.store.base import Store, open_store
@@ -24,6 +26,7 @@ def make_backup(environment: Environment) -> Backup:
     with current().step("backup") as outcome:
         backup = dump.back_up(settings, operation=str(current().id))
         outcome["backup"] = backup.id
+        read_back(open_store(settings), backup, tools_for(backup.manifest.tool.pg_dump_major, settings.home))
     current().describe(backup=backup.id)
     rows = sum(backup.manifest.tables.values())
     say(f"{backup.id}: {rows:,} rows of {len(backup.manifest.tables)} tables in {backup.stored_bytes:,} bytes")

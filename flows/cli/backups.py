@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING
 
 from flows.cli import render
 from flows.cli.answer import answer
-from flows.cli.options import Apply, DrillBackupId, EnvironmentName, Json, Output, Verbose
+from flows.cli.options import (
+    Apply,
+    DrillBackupId,
+    EnvironmentName,
+    Json,
+    KeepId,
+    ListedId,
+    Output,
+    UnkeepId,
+    Verbose,
+    VerifyBackups,
+)
 
 if TYPE_CHECKING:
-    from tasks.core.documents import BackupDocument, DrillDocument, PruneDocument
+    from tasks.core.documents import BackupDocument, DrillDocument, PruneDocument, ReportDocument
 
 
 def backup(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
@@ -30,20 +41,48 @@ def backup(environment: EnvironmentName, json: Json = False, verbose: Verbose = 
     return answer(Output(json, verbose), work, render.backup)
 
 
-def backups(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
-    """List the backups in the store, and which of them are proved."""
+def backups(
+    environment: EnvironmentName,
+    backup: ListedId = None,
+    verify: VerifyBackups = False,
+    keep: KeepId = None,
+    unkeep: UnkeepId = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """List the backups in the store, and which of them are proved; or read them back, or mark one to be kept."""
+    output = Output(json, verbose)
+    if verify and not (keep or unkeep):
+        return answer(output, lambda: _verified(environment, backup), render.report)
+    return answer(output, lambda: _listed(environment, keep, unkeep, verify or backup is not None), render.backups)
 
-    def work() -> list[BackupDocument]:
-        from tasks.core.settings import load_settings
 
-        settings = load_settings(environment)
-        from tasks.core.backup.library import backups
-        from tasks.core.documents import BackupDocument
-        from tasks.core.store.base import open_store
+def _verified(environment: str, backup: str | None) -> ReportDocument:
+    from tasks.core.settings import load_settings
 
-        return [BackupDocument.of(each) for each in backups(open_store(settings), settings.environment)]
+    settings = load_settings(environment)
+    from tasks.core.backup.readback import verify_backups
+    from tasks.core.documents import ReportDocument
 
-    return answer(Output(json, verbose), work, render.backups)
+    return ReportDocument.of(settings.environment, verify_backups(settings, backup))
+
+
+def _listed(environment: str, keep: str | None, unkeep: str | None, stray: bool) -> list[BackupDocument]:
+    """All backups, or the one whose mark was changed."""
+    from tasks.core.settings import load_settings
+
+    settings = load_settings(environment)
+    from tasks.core.backup.library import backups, find, mark
+    from tasks.core.documents import BackupDocument
+    from tasks.core.errors import UsageError
+    from tasks.core.store.base import open_store
+
+    if stray or (keep and unkeep):
+        raise UsageError("one thing at a time", hint="either --verify [ID], or --keep ID, or --unkeep ID")
+    store = open_store(settings)
+    if wanted := keep or unkeep:
+        return [BackupDocument.of(mark(store, find(store, settings.environment, wanted), keep=bool(keep)))]
+    return [BackupDocument.of(each) for each in backups(store, settings.environment)]
 
 
 def restore_drill(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from flows.cli.options import Output
@@ -180,6 +181,29 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def age(span: timedelta) -> str:
+    """How old, in the one unit that says enough."""
+    minutes = max(0, int(span.total_seconds() // 60))
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 60 // 24} days"
+
+
+def moment(time: datetime, now: datetime) -> str:
+    """A time gone by, by the operator's own clock: "02:41 last night", "11:05 today", "11:05 on 2026-01-31"."""
+    local, today = time.astimezone(), now.astimezone().date()
+    days = (today - local.date()).days
+    if days == 0 and now - time > timedelta(hours=3) and local.hour < 6:
+        word = "last night"
+    elif days == 0:
+        word = "today"
+    elif days == 1:
+        word = "last night" if local.hour >= 18 else "yesterday"
+    else:
+        word = f"on {local:%Y-%m-%d}"
+    return f"{local:%H:%M} {word}"
 
 
 def _bars() -> Progress:

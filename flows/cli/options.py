@@ -55,6 +55,14 @@ BackupId = Annotated[
 DrillBackupId = Annotated[
     str | None, typer.Option("--backup", metavar="ID", help="A backup of `kg backups`. Default: the newest one.")
 ]
+ListedId = Annotated[
+    str | None, typer.Argument(metavar="[ID]", help="With --verify: only this backup.", show_default=False)
+]
+VerifyBackups = Annotated[
+    bool, typer.Option("--verify", help="Read them back: checksums, zstd frame, table of contents.")
+]
+KeepId = Annotated[str | None, typer.Option("--keep", metavar="ID", help="Exempt a backup from every prune.")]
+UnkeepId = Annotated[str | None, typer.Option("--unkeep", metavar="ID", help="Take that mark away.")]
 StrategyOption = Annotated[StrategyName, typer.Option("--strategy", help="How to go back.", case_sensitive=False)]
 NoProbes = Annotated[
     bool, typer.Option("--no-probes", help="Compare only; leave out the live probes, which write and roll back.")

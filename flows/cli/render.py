@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows.cli.display import duration, size
+from flows.cli.display import age, duration, moment, size
 
 if TYPE_CHECKING:
     from tasks.core.documents import (
@@ -89,18 +90,28 @@ def backups(documents: Sequence[BackupDocument]) -> None:
     if not documents:
         say("no backup yet: kg backup ENVIRONMENT makes one")
         return
+    now = datetime.now(UTC)
     rows = [
         (
             each.id,
             f"{each.created:%Y-%m-%d %H:%M}",
-            each.revision or "-",
+            age(now - each.created),
             size(each.stored_bytes),
-            f"{sum(each.tables.values()):,}",
-            _proof(each),
+            f"{each.plain_bytes / each.stored_bytes:.1f}" if each.plain_bytes and each.stored_bytes else "-",
+            each.revision or "-",
+            _proof(each) + (", kept" if each.kept else ""),
         )
         for each in documents
     ]
-    table(("backup", "created (UTC)", "revision", "stored", "rows", "proof"), rows)
+    table(("backup", "created (UTC)", "age", "size", "ratio", "revision", "proved"), rows)
+    proved = [each for each in documents if each.proved_at]
+    if proved:
+        last = max(proved, key=lambda each: each.proved_at or each.created)
+        assert last.proved_at
+        takes = f", restore takes {duration(last.restore_seconds)}" if last.restore_seconds is not None else ""
+        say(f"last proved {moment(last.proved_at, now)}{takes}")
+    else:
+        say("none is proved yet: kg restore-drill proves the newest")
 
 
 def drill(document: DrillDocument) -> None:

@@ -73,3 +73,20 @@ SELECT format('%%I.%%I', n.nspname, c.relname)
 -- name: try_vector
 -- In a transaction that is rolled back: may this role create the extension?
 CREATE EXTENSION vector;
+
+-- name: used_collations
+-- Collations of the system's that columns, indexes, types or domains here ask for by name, with their provider.
+SELECT DISTINCT c.collname::text, c.collprovider::text
+  FROM pg_depend d JOIN pg_collation c ON d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid
+ WHERE c.collprovider IN ('c', 'i') AND c.collname NOT IN ('default', 'C', 'POSIX')
+   AND c.collnamespace = 'pg_catalog'::regnamespace AND d.classid <> 'pg_collation'::regclass
+ ORDER BY 1;
+
+-- name: present_collations
+SELECT collname::text FROM pg_collation WHERE collnamespace = 'pg_catalog'::regnamespace;
+
+-- name: available_extensions
+SELECT name::text FROM pg_available_extensions;
+
+-- name: may_create_database
+SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user;

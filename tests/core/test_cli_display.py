@@ -6,14 +6,14 @@ import os
 import re
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from flows.cli import render
 from flows.cli.confirm import confirm
-from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, showing, size
+from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, moment, showing, size
 from flows.cli.options import Output
 from tasks.core.documents import BackupDocument, CheckItem, PruneDocument, PruneItem, ReportDocument
 from tasks.core.errors import NotConfirmed
@@ -191,12 +191,39 @@ def backups() -> list[BackupDocument]:
 
 
 def test_backups_are_aligned_columns_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    render.backups(backups())
-    assert capsys.readouterr().out.splitlines() == [
-        "backup                     created (UTC)     revision  stored  rows   proof",
-        "20260101T020000Z-0123abcd  2026-01-01 02:00  001       1 B     1,001  not proved",
-        "20260101T020001Z-0123abcd  2026-01-01 02:00  001       1.0 kB  1,001  proved (restorable)",
+    first, second = backups()
+    proved_at = datetime.now(UTC) - timedelta(minutes=1)
+    second = second.model_copy(
+        update={"plain_bytes": 2500, "kept": True, "proved_at": proved_at, "restore_seconds": 190.2}
+    )
+    render.backups([first, second])
+    days = (datetime.now(UTC) - first.created).days
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"  +", "  ", line) for line in lines] == [
+        "backup  created (UTC)  age  size  ratio  revision  proved",
+        f"20260101T020000Z-0123abcd  2026-01-01 02:00  {days} days  1 B  -  001  not proved",
+        f"20260101T020001Z-0123abcd  2026-01-01 02:00  {days} days  1.0 kB  2.5  001  proved (restorable), kept",
     ]
+    assert len({line.index("2026-01-01") for line in lines[1:]}) == 1
+    assert last == f"last proved {moment(proved_at, datetime.now(UTC))}, restore takes 3 min 10 s"
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "said"),
+    [
+        ((2026, 5, 2, 9, 0), (2026, 5, 2, 2, 41), "02:41 last night"),
+        ((2026, 5, 2, 9, 0), (2026, 5, 1, 23, 5), "23:05 last night"),
+        ((2026, 5, 2, 3, 0), (2026, 5, 2, 2, 41), "02:41 today"),
+        ((2026, 5, 2, 9, 0), (2026, 5, 1, 11, 5), "11:05 yesterday"),
+        ((2026, 5, 2, 9, 0), (2026, 4, 1, 2, 41), "02:41 on 2026-04-01"),
+    ],
+)
+def test_moments_are_said_as_people_do(now: tuple[int, ...], then: tuple[int, ...], said: str) -> None:
+    def local(parts: tuple[int, ...]) -> datetime:
+        year, month, day, hour, minute = parts
+        return datetime(year, month, day, hour, minute).astimezone()
+
+    assert moment(local(then), local(now)) == said
 
 
 def test_a_report_names_what_failed(capsys: pytest.CaptureFixture[str]) -> None:

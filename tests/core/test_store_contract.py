@@ -15,11 +15,12 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from tasks.core.errors import ObjectExists, ObjectMissing, SettingsError, StoreError
+from tasks.core.errors import ObjectExists, ObjectMissing, SettingsError, StoreError, StoreUnavailable
 from tasks.core.store import parts as parts_module
 from tasks.core.store.base import Store, probe
 from tasks.core.store.files import FileStore
@@ -34,6 +35,7 @@ from tasks.core.store.parts import (
     parts,
 )
 from tasks.core.store.s3 import S3Store
+from tasks.core.store.s3_errors import s3_errors
 
 STALL = timedelta(seconds=30)
 KEY = "dev/20260101T000000Z-0123abcd/database.dump.zst"
@@ -324,6 +326,16 @@ def test_a_part_that_fails_for_good_aborts_the_upload(bucket: str, monkeypatch: 
     with pytest.raises(StoreError, match="access is denied"):
         store.put(KEY, [bytes(MIB)] * 40)
     assert list(store.unfinished("", far_future())) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"), [("SlowDown", True), ("InternalError", True), ("AccessDenied", False), ("NoSuchBucket", False)]
+)
+def test_only_faults_that_pass_are_worth_another_try(code: str, passes: bool) -> None:
+    with pytest.raises(StoreError) as caught, s3_errors("write", "b"):
+        raise ClientError({"Error": {"Code": code}}, "PutObject")
+    assert isinstance(caught.value, StoreUnavailable) is passes
+    assert caught.value.hint
 
 
 # Parts

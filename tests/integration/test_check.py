@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -18,9 +19,12 @@ from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import write_proof
 from tasks.core.backup.manifest import Backup, Proof
 from tasks.core.errors import ConnectionFailed
+from tasks.core.postgres.binaries import wheel
 from tasks.core.postgres.connections import Connection, connect
+from tasks.core.postgres.scratch import private_cluster
 from tasks.core.schema import ledger
 from tasks.core.schema.check import ADVISORY, check
+from tasks.core.schema.drill_checks import Needs, _elsewhere, _needs, _own
 from tasks.core.schema.extension import has_hnsw, known_bugs
 from tasks.core.schema.migrations import apply, load_migrations
 from tasks.core.schema.report import Report
@@ -161,7 +165,7 @@ def test_who_blocks_whom_is_said_with_the_remedy(conn: Connection, settings: Set
         pid = blocker.info.backend_pid
     waiter.join()
     said = found(report, "locks")
-    assert f"pid {conn.info.backend_pid} ({database.user}) has waited 0 s for pid {pid}" in said
+    assert re.search(rf"pid {conn.info.backend_pid} \({database.user}\) has waited \d s for pid {pid}", said)
     assert "LOCK TABLE mine" in said
     assert f"SELECT pg_terminate_backend({pid})" in said
     assert f"pid {pid} ({database.user}) for 0 min after" in found(report, "idle in transaction")
@@ -188,6 +192,38 @@ def test_a_store_that_cannot_be_written_fails(settings: Settings, tmp_path: Path
     report = check(settings.model_copy(update={"store_url": (tmp_path / "file").as_uri()}))
     assert found(report, "store").startswith("failed: ")
     assert found(report, "proved backup") == "skipped: store failed"
+
+
+def test_what_a_backup_names_must_be_where_drills_restore(conn: Connection, settings: Settings, role: Address) -> None:
+    """As if drills restored into this very server, which has all; then into clusters of our own, built without ICU."""
+    conn.execute("CREATE TABLE plain (name text)")
+    conn.execute(SQL("ALTER TABLE plain OWNER TO {}").format(Identifier(role.user)))
+    assert found(check(settings), "scratch server").startswith("ok: one of our own, PostgreSQL ")
+    there = check(settings.model_copy(update={"scratch": settings.address}))
+    assert found(there, "scratch server").startswith("ok: KG_SCRATCH_URL (")
+    weak = check(settings.model_copy(update={"scratch": role}))
+    assert f"role {role.user} may not: ALTER ROLE {role.user} CREATEDB" in found(weak, "scratch server")
+    off = settings.deploy.model_copy(update={"drill": False})
+    assert found(check(settings.model_copy(update={"deploy": off})), "scratch server").startswith("skipped")
+
+
+def test_what_a_scratch_server_lacks_is_named(
+    conn: Connection, settings: Settings, postgres: Address, role: Address, tmp_path: Path
+) -> None:
+    conn.execute('CREATE TABLE plain (name text COLLATE pg_catalog."C.utf8")')
+    conn.execute(SQL("ALTER TABLE plain OWNER TO {}").format(Identifier(role.user)))
+    needs = Needs(frozenset({role.user, "postgres"}), frozenset({"vector", "mystery"}), frozenset({("xx-x-icu", "i")}))
+    assert _needs(conn).collations == {("C.utf8", "c")}
+    assert role.user in _needs(conn).roles
+    with private_cluster(tmp_path) as bare, connect(bare, purpose="test") as scratch:
+        problems = _elsewhere(needs, scratch)
+    assert any(f"no role {role.user}: CREATE ROLE" in each for each in problems)
+    assert any("extension mystery, that server has not" in each for each in problems)
+    assert any("no collation xx-x-icu" in each for each in problems)
+    own = _own(
+        Needs(frozenset(), frozenset({"vector", "mystery"}), frozenset({("xx_YY", "c"), ("C.utf8", "c")})), wheel()
+    )
+    assert [each.partition(",")[0].partition(" is ")[0] for each in own] == ["extension mystery", "collation xx_YY"]
 
 
 def prove(settings: Settings, backup: Backup, created: datetime) -> None:

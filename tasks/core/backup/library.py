@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tasks.core.backup.manifest import MANIFEST, PROOF, Backup, Identity, Manifest, Proof, is_id
+from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity, Manifest, Proof, is_id
 from tasks.core.errors import BackupError, IntegrityError, ObjectMissing, UsageError
 from tasks.core.progress import note
 from tasks.core.store.base import Entry, Store
@@ -95,6 +95,15 @@ def write_proof(store: Store, backup: Backup, proof: Proof) -> Backup:
     return backup.model_copy(update={"proof": sealed})
 
 
+def mark(store: Store, backup: Backup, *, keep: bool) -> Backup:
+    """Exempt the backup from every prune, or no longer."""
+    if keep:
+        store.put(backup.key(KEEP), [b"kept\n"])
+    else:
+        store.delete(backup.key(KEEP))
+    return backup.model_copy(update={"kept": keep})
+
+
 def _find_by_id(store: Store, environment: str, wanted: str, database: Identity | None) -> Backup:
     if not is_id(wanted):
         raise UsageError(
@@ -135,15 +144,16 @@ def _read(
         _check_place(manifest, environment, name, entries)
     except (IntegrityError, ObjectMissing) as error:
         return None, [Problem(name, error.message)]
+    bare = Backup(manifest=manifest, kept=KEEP in entries)
     if PROOF not in entries:
-        return Backup(manifest=manifest), []
+        return bare, []
     try:
         proof = Proof.from_json(_fetch(store, environment, name, entries[PROOF]), f"{name}/{PROOF}")
         if (proof.backup, proof.manifest) != (manifest.id, manifest.checksum):
             raise IntegrityError(f"{name}/{PROOF} belongs to another backup")
     except (IntegrityError, ObjectMissing) as error:
-        return Backup(manifest=manifest), [Problem(f"{name}/{PROOF}", error.message)]
-    return Backup(manifest=manifest, proof=proof), []
+        return bare, [Problem(f"{name}/{PROOF}", error.message)]
+    return bare.model_copy(update={"proof": proof}), []
 
 
 def _fetch(store: Store, environment: str, name: str, entry: Entry) -> bytes:

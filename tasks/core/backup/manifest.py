@@ -1,6 +1,7 @@
 """What is known of a backup: its manifest, written last of all, and the proof that a restore drill puts beside it.
 
-Keys: <environment>/<id>/{database.dump.zst, manifest.json, proof.json}; <id> is the snapshot's time and 8 hex digits.
+Keys: <environment>/<id>/{database.dump.zst, manifest.json, proof.json, keep}; <id> is the snapshot's time and 8 hex
+digits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tasks.core.errors import IntegrityError
 from tasks.core.settings import Environment
 
-DUMP, MANIFEST, PROOF = "database.dump.zst", "manifest.json", "proof.json"
+DUMP, MANIFEST, PROOF, KEEP = "database.dump.zst", "manifest.json", "proof.json", "keep"
+RESTORING = ("scratch", "pre-data", "data", "post-data")  # the phases of a drill that a restore has too
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 
@@ -162,12 +164,18 @@ class Proof(_Sealed):
     seconds: dict[str, float] = Field(default_factory=dict, description="Duration of each phase")
     difference: str = Field("", description="The first thing that was not as the manifest says")
 
+    @property
+    def restore_seconds(self) -> float:
+        """From an empty server to all indexes: what an operator would wait for."""
+        return sum(self.seconds.get(phase, 0.0) for phase in RESTORING)
+
 
 class Backup(_Frozen):
-    """A manifest, and its proof where a drill has left one that belongs to it."""
+    """A manifest, and its proof where a drill has left one that belongs to it. `kept`: an operator marked it."""
 
     manifest: Manifest
     proof: Proof | None = None
+    kept: bool = False
 
     @property
     def id(self) -> str:

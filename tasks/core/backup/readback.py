@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from tasks.core.backup.library import find
+from tasks.core.backup.library import find, read_library
 from tasks.core.backup.manifest import DUMP, Backup
 from tasks.core.backup.reading import plain_chunks
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import CommandFailed, IntegrityError
-from tasks.core.postgres.tools import Tools
+from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing
+from tasks.core.postgres.tools import Tools, tools_for
 from tasks.core.progress import track
-from tasks.core.store.base import Store
+from tasks.core.schema.report import CheckResult, Report, failed, ok
+from tasks.core.settings import Settings
+from tasks.core.store.base import Store, open_store
 
 
 def read_back(store: Store, backup: Backup, tools: Tools) -> Contents:
@@ -34,6 +36,34 @@ def read_back(store: Store, backup: Backup, tools: Tools) -> Contents:
         check_contents(backup, found)
         progress.say(f"{total / 2**20:,.1f} MiB unchanged, {found.toc.entries} entries")
     return found
+
+
+def verify_backups(settings: Settings, wanted: str | None = None) -> Report:
+    """Read one backup back, or (None) all of the environment: a check for each, and for what only claims to be one.
+
+    Damage is a failed check. Raises StoreError where the store cannot be read: that says nothing about a backup.
+    """
+    store, environment = open_store(settings), settings.environment
+    if wanted is not None:
+        return Report((_verified(settings, store, wanted),))
+    library = read_library(store, environment)
+    checks = [_verified(settings, store, backup.id) for backup in library.backups]
+    return Report((*checks, *(failed(problem.name, problem.reason) for problem in library.problems)))
+
+
+def _verified(settings: Settings, store: Store, wanted: str) -> CheckResult:
+    try:
+        backup = find(store, settings.environment, wanted)
+        tool = backup.manifest.tool
+        found = read_back(store, backup, tools_for(tool.pg_dump_major, settings.home))
+    except (IntegrityError, ObjectMissing) as error:
+        return failed(wanted, error.message)
+    dump = backup.manifest.dump
+    return ok(
+        wanted,
+        f"{dump.stored_bytes / 2**20:,.1f} MiB stored, {dump.plain_bytes / 2**20:,.1f} MiB unpacked, "
+        f"{found.toc.entries} entries: unchanged",
+    )
 
 
 def check_contents(backup: Backup, found: Contents) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sql import query
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import Library, read_library
-from tasks.core.backup.manifest import DUMP, MANIFEST, PROOF, Backup, Identity
+from tasks.core.backup.manifest import DUMP, KEEP, MANIFEST, PROOF, Backup, Identity
 from tasks.core.errors import StoreError
 from tasks.core.postgres.connections import connect, database_errors, target
 from tasks.core.progress import note
@@ -127,7 +127,8 @@ def _needed(own: Sequence[Backup], policy: RetentionSettings, standing: Standing
         before = [backup for backup in proved if backup.created <= standing.deployed]
         needed |= {backup.id: "the newest proved before the newest deploy" for backup in before[-1:]}
     needed |= {backup.id: "the newest proved" for backup in proved[-1:]}
-    return needed | dict(standing.protected)
+    needed |= standing.protected
+    return needed | {backup.id: "marked to be kept" for backup in own if backup.kept}
 
 
 def _recent(backup: Backup, own: Sequence[Backup], policy: RetentionSettings, now: datetime) -> str:
@@ -174,6 +175,9 @@ def _remains(store: Store, environment: str, library: Library, before: datetime)
 def _apply(store: Store, environment: str, decided: RetentionPlan, library: Library) -> None:
     """The manifest goes first: a half-deleted backup is none."""
     for decision in decided.delete:
+        if store.exists(f"{environment}/{decision.id}/{KEEP}"):
+            note(f"backup {decision.id} was marked to be kept meanwhile")
+            continue
         for name in (MANIFEST, PROOF, DUMP):
             store.delete(f"{environment}/{decision.id}/{name}")
         note(f"deleted backup {decision.id}: {decision.reason}")

@@ -56,6 +56,23 @@ def debian_with_vector(major: int) -> Binaries | None:
     return Binaries(folder, program_version(folder / "postgres"), str(folder))
 
 
+def extensions_of(binaries: Binaries) -> frozenset[str]:
+    """Names of the extensions that a server of these programs can create."""
+    share = (
+        _DEBIAN_SHARE / str(binaries.major) if DEBIAN in binaries.folder.parents else binaries.folder.parent / "share"
+    )
+    folders = (share / "extension", share / "postgresql" / "extension")
+    return frozenset(path.stem for folder in folders for path in folder.glob("*.control"))
+
+
+def has_icu(binaries: Binaries) -> bool:
+    """Is the server built with ICU? initdb knows its options' names either way, so the build's own words count."""
+    config = binaries.folder / "pg_config"
+    if not config.is_file():  # Debian has it in another package, and builds with ICU
+        return True
+    return "--without-icu" not in commands.run([config, "--configure"], timeout=10).stdout
+
+
 @cache
 def program_version(program: Path) -> str:
     """What `program --version` says: "18.6". Raises CommandFailed where it cannot run."""

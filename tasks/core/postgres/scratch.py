@@ -77,7 +77,7 @@ def private_cluster(home: Path, major: int | None = None) -> Iterator[Address]:
     embedded one. It ends with the block, or with this process.
     """
     account = server_account()
-    binaries = runnable_by(_binaries_for(major), account)
+    binaries = runnable_by(binaries_for(major), account)
     with places.usable(home) as true_home:
         place, users = places.new_scratch_place(true_home, account)
     try:
@@ -89,7 +89,8 @@ def private_cluster(home: Path, major: int | None = None) -> Iterator[Address]:
         cluster.dispose(place)
 
 
-def _binaries_for(major: int | None) -> Binaries:
+def binaries_for(major: int | None) -> Binaries:
+    """The programs of a scratch cluster for copies from a server of that major."""
     own = wheel()
     if major is None or major == own.major:
         return own

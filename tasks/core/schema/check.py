@@ -8,7 +8,7 @@ from functools import partial
 
 from tasks.core.errors import OpsError, PrivilegeMissing
 from tasks.core.postgres.connections import Connection, Server, connect, describe, refuse_shared_session, target
-from tasks.core.schema import ledger, server_checks
+from tasks.core.schema import drill_checks, ledger, server_checks
 from tasks.core.schema.adoption import judge
 from tasks.core.schema.expected import Expected, expected_catalogs
 from tasks.core.schema.migrations import Migration, load_migrations
@@ -54,6 +54,7 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
     yield run("backup scope", server_checks.check_scope, conn, settings)
     yield run("row security", server_checks.check_row_security, conn, settings, server)
     yield run("archiving", server_checks.check_archiving, conn)
+    yield run("scratch server", drill_checks.check_scratch, conn, server, settings)
     store = run("store", _store, settings)
     yield store
     yield _unless_failed(store, "proved backup", partial(_proved_backup, conn, settings))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tasks.core.errors import StoreError
+from tasks.core.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Uploads:
             while not self._error and not ready():
                 self._changed.wait(timeout=1)
                 if time.monotonic() - self.moved > self._stall_seconds:
-                    raise StoreError(
+                    raise StoreUnavailable(
                         f"the upload moved nothing for {self._stall_seconds:.0f} s and was ended",
                         hint="look at the network and the store; backup.stall_timeout sets how long is waited",
                     )

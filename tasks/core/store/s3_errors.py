@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from botocore import exceptions as boto
 
-from tasks.core.errors import ObjectExists, ObjectMissing, StoreError
+from tasks.core.errors import ObjectExists, ObjectMissing, StoreError, StoreUnavailable
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or AWS_PROFILE)"
 _RIGHTS = (
@@ -15,6 +15,9 @@ _RIGHTS = (
     "s3:ListBucketMultipartUploads; with KG_STORE_BUCKET_OWNER set, check that account id"
 )
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3, AWS_REGION and the network"
+
+# What passes by itself: worth another try of the whole step, later.
+_PASSING = frozenset({"SlowDown", "ServiceUnavailable", "503", "InternalError", "500", "BadDigest", "NoSuchUpload"})
 
 # Error code (or HTTP status, where an answer to HEAD has no body) -> what happened, and what to do.
 _MEANINGS: dict[str, tuple[str, str]] = {
@@ -54,13 +57,14 @@ def s3_errors(doing: str, bucket: str) -> Iterator[None]:
     except boto.ProfileNotFound as error:
         raise StoreError(f"could not {doing}: AWS_PROFILE names no known profile", hint=_CREDENTIALS) from error
     except (boto.ConnectTimeoutError, boto.ReadTimeoutError) as error:
-        raise StoreError(f"could not {doing}: the endpoint did not answer in time", hint=_ENDPOINT) from error
+        raise StoreUnavailable(f"could not {doing}: the endpoint did not answer in time", hint=_ENDPOINT) from error
     except boto.SSLError as error:
         raise StoreError(
             f"could not {doing}: the endpoint's certificate is not accepted", hint="set AWS_CA_BUNDLE to its authority"
         ) from error
     except (boto.ConnectionError, boto.HTTPClientError) as error:
-        raise StoreError(f"could not {doing}: the endpoint cannot be reached or cut us off", hint=_ENDPOINT) from error
+        said = f"could not {doing}: the endpoint cannot be reached or cut us off"
+        raise StoreUnavailable(said, hint=_ENDPOINT) from error
     except ValueError as error:
         # boto3 says so of an AWS_ENDPOINT_URL_S3 without a scheme; the URL itself might hold a password.
         if "endpoint" not in str(error).lower():
@@ -82,4 +86,4 @@ def _answered(error: boto.ClientError, doing: str, bucket: str) -> StoreError:
     if code in ("PreconditionFailed", "ConditionalRequestConflict", "412"):
         return ObjectExists(f"could not {doing}: the key is taken")
     said, hint = _MEANINGS.get(code, (f"the store answered {code or 'with an error'}", _ENDPOINT))
-    return StoreError(f"could not {doing}: {said}", hint=hint)
+    return (StoreUnavailable if code in _PASSING else StoreError)(f"could not {doing}: {said}", hint=hint)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from botocore import exceptions as boto
 
-from tasks.core.errors import ObjectExists, StoreError
+from tasks.core.errors import ObjectExists, StoreError, StoreUnavailable
 from tasks.core.store.base import log
 from tasks.core.store.s3_errors import s3_errors
 
@@ -51,7 +51,7 @@ class ResumingReader:
                 return chunk
             if attempt < ATTEMPTS_WITHOUT_A_BYTE:
                 self._reopen()
-        raise StoreError(
+        raise StoreUnavailable(
             f"could not {self._doing}: cut off at byte {self._offset} of {self._size}, also after retries",
             hint="look at the network and the store, and run it again",
         )
