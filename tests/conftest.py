@@ -9,7 +9,6 @@ import secrets
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +16,11 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address, parse_address
-from tasks.core.errors import ConnectionFailed
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.scratch import private_cluster
 from tasks.core.settings import Settings, load_settings
+from tests.docker.container import container
 from tests.processes import Person, python_of, server_of, until
-
-DOCKER_IMAGE = "pgvector/pgvector:pg17"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +46,8 @@ def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         with private_cluster(tmp_path_factory.mktemp("postgres")) as address:
             yield address
     elif choice == "docker":
-        yield from _container()
+        with container() as address:
+            yield address
     else:
         yield parse_address("--postgres", choice, "PGPASSWORD", os.environ.get("PGPASSWORD"))
 
@@ -106,27 +104,3 @@ def person(request: pytest.FixtureRequest) -> Iterator[Person]:
         until(lambda: not server_of(place), seconds=10)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _container() -> Iterator[Address]:
-    from testcontainers.postgres import PostgresContainer
-
-    image = os.environ.get("KG_TEST_PG_IMAGE", DOCKER_IMAGE)
-    with PostgresContainer(image, username="kg", password="kg-test", dbname="kg", driver=None) as container:
-        address = parse_address("--postgres", container.get_connection_url(), "PGPASSWORD", None)
-        _wait_for(address)
-        yield address
-
-
-def _wait_for(address: Address) -> None:
-    """The image's entry script starts the server twice: ready is who answers over TCP."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            connect(address, purpose="test set-up").close()
-        except ConnectionFailed:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return

@@ -27,6 +27,7 @@ from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import BackupError, ObjectExists, StoreError
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe, target, vector_extension
+from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools, tools_for
 from tasks.core.progress import note, track
 from tasks.core.schema import ledger
@@ -148,15 +149,17 @@ class _PgDumpError(Exception):
 
 
 def _dump(making: _Making) -> tuple[StoredObject, Contents]:
-    limits, address = making.settings.backup, making.address
+    limits = making.settings.backup
     argv = dump_argv(making.tools, making.snapshot.name, making.schemas, making.settings.database.lock_timeout)
-    env = {**address.environment(), "PGAPPNAME": "kg backup dump"}
     size = _estimate(making.conn, making.snapshot)
     plain, stored = Tally(), None
     with (
         track("dump", "Dump to the store", total=size or None, unit="bytes") as progress,
         toc_reader(making.tools) as toc,
-        commands.stream(argv, env=env, timeout=limits.dump_timeout.total_seconds()) as child,
+        door(making.address, making.tools) as way,
+        commands.stream(
+            argv, env={**way.environment(), "PGAPPNAME": "kg backup dump"}, timeout=limits.dump_timeout.total_seconds()
+        ) as child,
     ):
 
         def output() -> Iterator[bytes]:

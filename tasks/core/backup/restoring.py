@@ -17,6 +17,7 @@ from typing import IO
 from tasks.core import commands
 from tasks.core.addresses import Address
 from tasks.core.errors import CommandFailed, CommandMissing
+from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools
 
 _UNKNOWN_SETTING = b"SET transaction_timeout"
@@ -45,15 +46,16 @@ def restoring(
     `words` are further options of pg_restore, `options` settings of its session. `timeout` in seconds. Raises
     CommandFailed with what was said, CommandMissing where this server needs a psql that is not there.
     """
-    env = {**_environment(address, options or {}), "PGAPPNAME": f"kg {purpose}"}
     argv: list[str | Path] = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
-    if not (server_major < _SINCE <= tools.major):
-        argv.append(f"--dbname={dbname_word(address)}")
-        with commands.stream(argv, env=env, timeout=timeout, stdin=True) as child:
+    with door(address, tools) as way:
+        env = {**_environment(way, options or {}), "PGAPPNAME": f"kg {purpose}"}
+        if not (server_major < _SINCE <= tools.major):
+            argv.append(f"--dbname={dbname_word(address)}")
+            with commands.stream(argv, env=env, timeout=timeout, stdin=True) as child:
+                yield child
+            return
+        with _through_psql(tools, argv, env, server_major, timeout) as child:
             yield child
-        return
-    with _through_psql(tools, argv, env, server_major, timeout) as child:
-        yield child
 
 
 @contextmanager
