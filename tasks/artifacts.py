@@ -25,7 +25,10 @@ def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> N
 
 
 def report_artifact(key: str, title: str, report: Report) -> None:
-    rows = [{"check": item.name, "status": MARKS[item.status], "detail": item.detail} for item in report.checks]
+    rows = [
+        {"check": item.name, "status": MARKS[item.status], "detail": item.detail, "remedy": item.remedy}
+        for item in report.checks
+    ]
     table(key, title, rows)
 
 

@@ -32,7 +32,7 @@ def check_target(environment: Environment) -> Report:
     report_artifact(f"check-{environment}", f"Check of {environment}", report)
     barring = [item for item in report.checks if item.status == "failed" and item.name not in check.ADVISORY]
     if barring:
-        raise OpsError("; ".join(f"{item.name}: {item.detail}" for item in barring))
+        raise OpsError("; ".join(map(str, barring)), hint=f"kg check {environment} shows all of it")
     say(_counted(report))
     return report
 
@@ -138,8 +138,7 @@ def _raise_unless_ok(environment: Environment, report: Report) -> None:
     failed = [item for item in report.checks if item.status == "failed"]
     if failed:
         raise VerificationFailed(
-            f"{environment} is not what its revision says: "
-            + "; ".join(f"{item.name}: {item.detail}" for item in failed),
+            f"{environment} is not what its revision says: " + "; ".join(map(str, failed)),
             hint=f"kg verify {environment} shows all of it",
         )
 

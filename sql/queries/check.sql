@@ -90,3 +90,36 @@ SELECT name::text FROM pg_available_extensions;
 
 -- name: may_create_database
 SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user;
+
+-- name: session_probe
+-- Which backend answers, and does it know what the session has set?
+SELECT pg_backend_pid(), current_setting(%(name)s, true);
+
+-- name: index_builds
+-- Index builds under way in this database: rows (or blocks, before any row) done and in all, and for whom one waits.
+SELECT coalesce(i.relname, p.relid::regclass::text)::text, p.pid, p.phase,
+       CASE WHEN p.tuples_total > 0 THEN p.tuples_done ELSE p.blocks_done END,
+       CASE WHEN p.tuples_total > 0 THEN p.tuples_total ELSE p.blocks_total END,
+       extract(epoch FROM clock_timestamp() - a.query_start)::float8, nullif(p.current_locker_pid, 0)
+  FROM pg_stat_progress_create_index p
+  JOIN pg_stat_activity a ON a.pid = p.pid
+  LEFT JOIN pg_class i ON i.oid = p.index_relid
+ WHERE p.datname = current_database()
+ ORDER BY a.query_start;
+
+-- name: leftover_schemas
+-- Schemas of ours that do not belong here for ever, with their size in bytes.
+SELECT n.nspname::text, coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+  FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'm')
+ WHERE n.nspname ~ '^kg_(replaced|expected)_'
+ GROUP BY n.nspname ORDER BY n.nspname;
+
+-- name: dead_operations
+-- Operations that never said how they ended while nobody holds the operation lock, each with its last journal line.
+SELECT o.kind, o.started_at, (SELECT j.step FROM kg_ops.journal j WHERE j.operation = o.id ORDER BY j.sequence DESC LIMIT 1)
+  FROM kg_ops.operation o
+ WHERE o.state = 'running'
+   AND NOT EXISTS (SELECT FROM pg_locks l
+                    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 27495 AND l.objid = 1 AND l.objsubid = 2
+                      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+ ORDER BY o.started_at;

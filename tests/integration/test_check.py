@@ -36,7 +36,11 @@ AT_ONCE = Patience(waiting=timedelta(0), idle=timedelta(0))
 
 
 def found(report: Report, name: str) -> str:
-    return next(f"{each.status}: {each.detail}" for each in report.checks if each.name == name)
+    return next(
+        f"{each.status}: {each.detail}" + (f" ({each.remedy})" if each.remedy else "")
+        for each in report.checks
+        if each.name == name
+    )
 
 
 def failing(report: Report) -> set[str]:
@@ -236,12 +240,12 @@ def prove(settings: Settings, backup: Backup, created: datetime) -> None:
 def test_the_newest_proof_and_its_age(conn: Connection, settings: Settings) -> None:
     make_tables(conn, settings)
     backup = back_up(settings)
-    assert found(check(settings), "proved backup") == "failed: none of 1 is proved: kg restore-drill dev"
+    assert found(check(settings), "proved backup") == "failed: none of 1 is proved (kg restore-drill dev)"
     prove(settings, backup, datetime.now(UTC) - timedelta(minutes=5))
     assert found(check(settings), "proved backup") == f"ok: {backup.id}, restorable, proved 5 min ago"
     prove(settings, backup, datetime.now(UTC) - timedelta(days=30))
     report = check(settings)
-    assert found(report, "proved backup").endswith("proved 30 days ago, longer than 7 days: kg backup dev")
+    assert found(report, "proved backup").endswith("proved 30 days ago, longer than 7 days (kg backup dev)")
     assert failing(report) <= ADVISORY, "a deploy makes a new one"
 
 

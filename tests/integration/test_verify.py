@@ -45,7 +45,11 @@ def deploy(conn: Connection, settings: Settings) -> None:
 
 def found(report: Report, name: str) -> str:
     """The detail of a check, with its status before it."""
-    return next(f"{check.status}: {check.detail}" for check in report.checks if check.name == name)
+    return next(
+        f"{check.status}: {check.detail}" + (f" ({check.remedy})" if check.remedy else "")
+        for check in report.checks
+        if check.name == name
+    )
 
 
 def failing(report: Report) -> set[str]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from tasks.core.errors import OpsError, PrivilegeMissing
 from tasks.core.postgres.connections import Connection, Server, connect, describe, refuse_shared_session, target
-from tasks.core.schema import drill_checks, ledger, server_checks
+from tasks.core.schema import drill_checks, ledger, live_checks, server_checks
 from tasks.core.schema.adoption import judge
 from tasks.core.schema.expected import Expected, expected_catalogs
 from tasks.core.schema.migrations import Migration, load_migrations
@@ -18,7 +18,17 @@ from tasks.core.schema.verify import check_schema, expectation
 from tasks.core.settings import Settings
 
 ADVISORY = frozenset(
-    {"adoption", "migrations", "locks", "idle in transaction", "invalid indexes", "proved backup", "archiving"}
+    {
+        "adoption",
+        "migrations",
+        "locks",
+        "idle in transaction",
+        "index builds",
+        "invalid indexes",
+        "leftovers",
+        "proved backup",
+        "archiving",
+    }
 )
 """Names of checks whose failure does not keep a deploy from going on: it meets them itself, at its own time, or mends
 them.
@@ -41,6 +51,7 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
         return run_check(name, partial(look, *values))
 
     yield run("server", server_checks.check_server, conn, server)
+    yield run("session", live_checks.check_session, conn)
     yield run("client tools", server_checks.check_tools, server, settings)
     vector = run("pgvector", server_checks.check_vector, conn, server)
     yield vector
@@ -50,8 +61,10 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
     yield run("migrations", _pending, conn, settings)
     yield run("locks", server_checks.check_locks, conn, patience)
     yield run("idle in transaction", server_checks.check_idle, conn, patience)
+    yield run("index builds", live_checks.check_builds, conn)
     yield run("invalid indexes", server_checks.check_invalid_indexes, conn, settings)
     yield run("backup scope", server_checks.check_scope, conn, settings)
+    yield run("leftovers", live_checks.check_leftovers, conn, settings)
     yield run("row security", server_checks.check_row_security, conn, settings, server)
     yield run("archiving", server_checks.check_archiving, conn)
     yield run("scratch server", drill_checks.check_scratch, conn, server, settings)
@@ -97,7 +110,8 @@ def _adoption(conn: Connection, settings: Settings, expected: Expected) -> Check
         accepted = f", with {len(verdict.tolerated)} harmless differences" if verdict.tolerated else ""
         return ok("adoption", f"the tables are there without a ledger: a deploy adopts them as they are{accepted}")
     listed = "; ".join(str(difference) for difference in verdict.differences)
-    return failed("adoption", f"there are tables of ours, but not those of the first revision: {listed}")
+    remedy = "make them match, or move them to another schema: nothing of them is ever overwritten"
+    return failed("adoption", f"there are tables of ours, but not those of the first revision: {listed}", remedy)
 
 
 def _pending(conn: Connection, settings: Settings) -> CheckResult:
@@ -131,13 +145,13 @@ def _proved_backup(conn: Connection, settings: Settings) -> CheckResult:
         return skipped(name, f"no backup yet: kg backup {environment}")
     proved = [one for one in found if one.proved]
     if not proved:
-        return failed(name, f"none of {len(found)} is proved: kg restore-drill {environment}")
+        return failed(name, f"none of {len(found)} is proved", f"kg restore-drill {environment}")
     newest = proved[-1]
     assert newest.proof is not None
     age, limit = datetime.now(UTC) - newest.proof.created, settings.backup.max_proof_age
     detail = f"{newest.id}, {newest.proof.grade}, proved {_ago(age)} ago"
     if age > limit:
-        return failed(name, f"{detail}, longer than {_ago(limit)}: kg backup {environment}")
+        return failed(name, f"{detail}, longer than {_ago(limit)}", f"kg backup {environment}")
     return ok(name, detail)
 
 

@@ -62,4 +62,4 @@ def run_check(name: str, check: Callable[[], CheckResult]) -> CheckResult:
     except OpsError as error:
         if isinstance(error.__cause__, psycopg.OperationalError) and error.__cause__.sqlstate is None:
             raise
-        return failed(name, str(error))
+        return failed(name, error.message, error.hint or "")

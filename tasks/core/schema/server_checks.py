@@ -36,9 +36,9 @@ def check_server(conn: Connection, server: Server) -> CheckResult:
     row = conn.execute(query("server_state")).fetchone()
     assert row is not None
     if row[0]:
-        return failed(name, f"{where}: it is a standby, which takes no writes; use the primary's address")
+        return failed(name, f"{where}: it is a standby, which takes no writes", "use the primary's address")
     if row[1]:
-        return failed(name, f"{where}: default_transaction_read_only is on; set it off for this role or database")
+        return failed(name, f"{where}: default_transaction_read_only is on", "set it off for this role or database")
     return ok(name, where)
 
 
@@ -60,8 +60,8 @@ def check_vector(conn: Connection, server: Server) -> CheckResult:
     if vector.available is None:
         return failed(
             name,
-            f"the server has no pgvector: install its package (postgresql-{server.major}-pgvector on Debian); on "
-            "Supabase: Dashboard, Extensions",
+            "the server has no pgvector",
+            f"install its package (postgresql-{server.major}-pgvector on Debian); on Supabase: Dashboard, Extensions",
         )
     bugs = "".join(f"; known bug: {bug}" for bug in known_bugs(vector.available))
     try:
@@ -70,8 +70,8 @@ def check_vector(conn: Connection, server: Server) -> CheckResult:
     except errors.InsufficientPrivilege:
         return failed(
             name,
-            f"{vector.available} is available, but role {server.role} may not create it: a superuser runs once, in "
-            f"database {server.database}: CREATE EXTENSION vector{bugs}",
+            f"{vector.available} is available, but role {server.role} may not create it{bugs}",
+            f"a superuser runs once, in database {server.database}: CREATE EXTENSION vector",
         )
     return ok(name, f"{vector.available} is available, and the first migration creates it{bugs}")
 
@@ -88,7 +88,8 @@ def check_privileges(conn: Connection, settings: Settings, expected: Expected | 
         for table, owner in conn.execute(query("foreign_owners"), values).fetchall():
             remedies.append(f"{table} belongs to {owner}: GRANT {owner} TO {may['role_name']}, or deploy as {owner}")
     if remedies:
-        return failed("privileges", "an administrator runs: " + "; ".join(remedies))
+        said = f"{may['role_name']} may not make or change all that a deploy does"
+        return failed("privileges", said, "an administrator runs: " + "; ".join(remedies))
     return ok("privileges", f"{may['role_name']} may create schemas, and tables in {schema}")
 
 
@@ -107,36 +108,47 @@ def _remedies(may: dict[str, Any]) -> list[str]:
 
 
 def check_locks(conn: Connection, patience: Patience) -> CheckResult:
-    """Who waits for whom: a migration's locks would queue behind them."""
-    waiting = conn.execute(query("waiting_sessions")).fetchall()
+    """Who waits for whom: a migration's locks would queue behind them. The remedy is for those that wait for nobody."""
+    found = conn.execute(query("waiting_sessions")).fetchall()
+    waiting = [row for row in found if row[2] >= patience.waiting.total_seconds()]
+    if not waiting:
+        return ok("locks", "no session waits for long" + _blind(conn))
     lines = [
-        f"pid {pid} ({user}) has waited {seconds:.0f} s for pid {blocker} ({owner}, {state}: {said}); "
-        f"SELECT pg_terminate_backend({blocker}) ends that one"
+        f"pid {pid} ({user}) has waited {seconds:.0f} s for pid {blocker} ({owner}, {state}: {said})"
         for pid, user, seconds, blocker, owner, state, said in waiting
-        if seconds >= patience.waiting.total_seconds()
     ]
-    return failed("locks", "; ".join(lines)) if lines else ok("locks", "no session waits for long" + _blind(conn))
+    waiters = {row[0] for row in found}
+    roots = {blocker: state for _, _, _, blocker, _, state, _ in found if blocker not in waiters}
+    return failed("locks", "; ".join(lines), "; ".join(_ends(pid, state) for pid, state in roots.items()))
+
+
+def _ends(pid: int, state: str) -> str:
+    """A statement that works can be cancelled; who idles in a transaction must be ended."""
+    if state == "active":
+        return f"SELECT pg_cancel_backend({pid}) ends its statement, SELECT pg_terminate_backend({pid}) the session"
+    return f"SELECT pg_terminate_backend({pid}) ends that one"
 
 
 def check_idle(conn: Connection, patience: Patience) -> CheckResult:
     """Transactions left open keep their locks and hold vacuum back."""
-    seconds = patience.idle.total_seconds()
+    seconds, name = patience.idle.total_seconds(), "idle in transaction"
     found = conn.execute(query("idle_transactions"), {"seconds": seconds}).fetchall()
-    lines = [
-        f"pid {pid} ({user}) for {idle / 60:.0f} min after {said!r}; SELECT pg_terminate_backend({pid}) ends it"
-        for pid, user, idle, said in found
-    ]
-    name = "idle in transaction"
-    return failed(name, "; ".join(lines)) if lines else ok(name, f"none for {seconds / 60:.0f} min" + _blind(conn))
+    if not found:
+        return ok(name, f"none for {seconds / 60:.0f} min" + _blind(conn))
+    lines = [f"pid {pid} ({user}) for {idle / 60:.0f} min after {said!r}" for pid, user, idle, said in found]
+    ends = [f"SELECT pg_terminate_backend({pid})" for pid, *_ in found]
+    return failed(name, "; ".join(lines), f"{'; '.join(ends)}; or kg deploy --terminate-idle-blockers")
 
 
 def check_invalid_indexes(conn: Connection, settings: Settings) -> CheckResult:
-    schema = settings.database.schema_name
+    schema, name = settings.database.schema_name, "invalid indexes"
     names = [str(row[0]) for row in conn.execute(query("unfinished_indexes"), {"schema": schema})]
-    if names:
-        remedy = f"unless one is being built just now: DROP INDEX CONCURRENTLY {schema}.<name>"
-        return failed("invalid indexes", f"{', '.join(names)}: left by a failed concurrent build ({remedy})")
-    return ok("invalid indexes", f"none in schema {schema}")
+    built = {str(row[0]) for row in conn.execute(query("index_builds"))}
+    left = [index for index in names if index not in built]
+    if left:
+        drops = [f'DROP INDEX CONCURRENTLY "{schema}"."{index}"' for index in left]
+        return failed(name, f"{', '.join(left)}: left by a failed concurrent build", "; ".join(drops))
+    return ok(name, f"none in schema {schema}" + (f" but {', '.join(names)}, being built now" if names else ""))
 
 
 def check_archiving(conn: Connection) -> CheckResult:
@@ -175,8 +187,8 @@ def check_row_security(conn: Connection, settings: Settings, server: Server) -> 
     if tables:
         return failed(
             "row security",
-            f"rows of {', '.join(tables)} are hidden from role {server.role}: use the tables' owner, or an "
-            f'administrator runs: ALTER ROLE "{server.role}" BYPASSRLS',
+            f"rows of {', '.join(tables)} are hidden from role {server.role}",
+            f'use the tables\' owner, or an administrator runs: ALTER ROLE "{server.role}" BYPASSRLS',
         )
     return ok("row security", f"hides no row from role {server.role}")
 
