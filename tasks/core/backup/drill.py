@@ -14,7 +14,7 @@ from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.contents import check_sequences, count_rows, dumped_tables, sample_rows, server_facts
 from tasks.core.backup.library import write_proof
 from tasks.core.backup.manifest import Backup, Manifest, Proof, ServerFacts
-from tasks.core.errors import DrillFailed, OpsError, StoreError
+from tasks.core.errors import DatabaseError, DrillFailed, IntegrityError, OpsError, StoreError
 from tasks.core.postgres.connections import Connection, Server, connect
 from tasks.core.postgres.scratch import Scratch, scratch_database
 from tasks.core.progress import track
@@ -23,6 +23,19 @@ from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.verify import verify
 from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
+
+_ROOM = "free some there, or let KG_HOME or KG_SCRATCH_URL name another place, and drill again"
+_AGAIN = "look at its log and drill again"
+_OF_THIS_MACHINE = {
+    "no space left on device": _ROOM,
+    "disk quota exceeded": _ROOM,
+    "out of memory": "free some there, and drill again",
+    "server closed the connection": _AGAIN,
+    "terminating connection": _AGAIN,
+    "connection refused": _AGAIN,
+    "not accepting connections": _AGAIN,
+    "in recovery mode": _AGAIN,
+}
 
 
 @dataclass
@@ -61,6 +74,7 @@ def drill(settings: Settings, backup: Backup, afterwards: Callable[[Scratch, Pro
         except StoreError:
             raise
         except OpsError as error:
+            _raise_if_of_this_machine(error, backup)
             _prove(settings, backup, found, difference=error.message)
             message = error.message if isinstance(error, DrillFailed) else f"it does not restore: {error.message}"
             raise DrillFailed(f"backup {backup.id} is not proved: {message}", hint=error.hint) from error
@@ -68,6 +82,18 @@ def drill(settings: Settings, backup: Backup, afterwards: Callable[[Scratch, Pro
         if afterwards:
             afterwards(scratch, proof)
     return proof
+
+
+def _raise_if_of_this_machine(error: OpsError, backup: Backup) -> None:
+    """A full disk, or a scratch server that died, is no verdict: an earlier proof must not be replaced for it."""
+    if isinstance(error, DrillFailed | IntegrityError):
+        return
+    for words, hint in _OF_THIS_MACHINE.items():
+        if words in error.message.lower():
+            raise DatabaseError(
+                f"backup {backup.id} was neither proved nor found wanting, the scratch server failed: {error.message}",
+                hint=hint,
+            ) from error
 
 
 def _original(manifest: Manifest) -> Server:

@@ -52,7 +52,7 @@ class S3Store:
             raise SettingsError("KG_STORE_URL names no bucket", hint="put s3://bucket/prefix in it")
         owner = env.get("KG_STORE_BUCKET_OWNER")
         return cls(
-            client=_client(env.get("KG_STORE_ADDRESSING") or "auto"),
+            client=_client(env.get("KG_STORE_ADDRESSING") or "auto", stall_timeout),
             bucket=bucket,
             prefix=_own_prefix(prefix.strip("/")),
             stall_timeout=stall_timeout,
@@ -183,6 +183,8 @@ class S3Store:
         try:
             with s3_errors("abort an upload", self.bucket):
                 self.client.abort_multipart_upload(**upload)
+        except ObjectMissing:
+            return  # it was completed, or aborted already, and the answer was lost
         except StoreError as error:
             log.warning("the unfinished upload of %s stays until prune sweeps it: %s", upload["Key"], error)
 
@@ -197,7 +199,7 @@ class S3Store:
         return fetch
 
 
-def _client(addressing: str) -> S3Client:
+def _client(addressing: str, stall_timeout: timedelta) -> S3Client:
     if addressing not in ("auto", "path", "virtual"):
         raise SettingsError(
             "KG_STORE_ADDRESSING is neither path nor virtual", hint="leave it out for boto3's own choice"
@@ -205,7 +207,7 @@ def _client(addressing: str) -> S3Client:
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 5},
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=min(60.0, stall_timeout.total_seconds()),
         max_pool_connections=16,
         s3={"addressing_style": cast(Literal["auto", "path", "virtual"], addressing)},
         # Checksums are sent as headers of ours: the trailers that botocore would add are unknown to many servers.
