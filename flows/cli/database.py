@@ -20,6 +20,7 @@ from flows.cli.options import (
     StrategyOption,
     Terminate,
     Verbose,
+    WholeDatabase,
     Yes,
 )
 from tasks.core.errors import OpsError
@@ -105,6 +106,7 @@ def rollback(
     strategy: StrategyOption = StrategyName.AUTO,
     backup: BackupId = None,
     salvage: SalvageRows = False,
+    whole_database: WholeDatabase = False,
     yes: Yes = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -134,6 +136,7 @@ def rollback(
                 backup=backup or "",
                 yes=yes,
                 salvage=salvage,
+                whole_database=whole_database,
             )
 
     def partial() -> RollbackDocument:

@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Identifier
 
 from sql import query
 from tasks.core.backup.loss import TableLoss, loss_report
+from tasks.core.backup.manifest import Backup
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.backup.salvage import Salvage, Salvaged
 from tasks.core.errors import RollbackFailed
@@ -61,7 +62,7 @@ def swap(
                 saved.take(loss)
             _exchange(conn, schema, replaced, found, live)
             salvaged = _give_back(operation, conn, saved, replaced or "", found, accept_loss=accept_loss)
-            _merge_ledger(conn, operation, found)
+            merge_ledger(conn, operation, found.backup, found.entries)
             operation.guard(conn)
             conn.commit()
     return Swapped(replaced, loss, salvaged)
@@ -91,8 +92,8 @@ def loss_refused(operation: Operation, found: Staged, loss: Sequence[TableLoss])
     listed = "; ".join(map(str, loss))
     return RollbackFailed(
         f"restoring backup {found.backup.id} would discard what was written since ({listed}); nothing was changed",
-        hint=f"to discard it: kg rollback {environment} --strategy restore --backup {found.backup.id} --yes; to carry over "
-        "what still fits: --salvage in place of --yes",
+        hint=f"to discard it: kg rollback {environment} --strategy restore --backup {found.backup.id} --yes; "
+        "to carry over what still fits: --salvage in place of --yes",
     )
 
 
@@ -129,17 +130,17 @@ def _exchange(conn: Connection, schema: str, replaced: str | None, found: Staged
     move_objects(conn, found.schema, schema, found.tables)
 
 
-def _merge_ledger(conn: Connection, operation: Operation, found: Staged) -> None:
+def merge_ledger(conn: Connection, operation: Operation, backup: Backup, entries: Sequence[ledger.Entry]) -> None:
     """Revisions that are no longer in the schema are superseded; those of the backup that we lack are applied again."""
-    in_backup = {entry.revision: entry for entry in found.entries}
+    in_backup = {entry.revision: entry for entry in entries}
     ours = {entry.revision: entry for entry in ledger.entries(conn)}
     gone = [revision for revision in ours if revision not in in_backup]
     ledger.supersede(conn, gone, operation=operation.id)
     for revision, entry in in_backup.items():
         if revision not in ours:
-            ledger.record_restored(conn, entry, operation=operation.id, backup=found.backup.id)
+            ledger.record_restored(conn, entry, operation=operation.id, backup=backup.id)
     # The copy's fingerprint is the manifest's: what the backup's ledger calls verified is so again.
-    again = [entry.revision for entry in found.entries if entry.verified_at and entry.revision not in ours]
+    again = [entry.revision for entry in entries if entry.verified_at and entry.revision not in ours]
     ledger.mark_verified(conn, again)
     # In the swap's own transaction: a run that died says "restored" exactly when it was.
-    journal.describe(conn, operation.id, {"restored_from": found.backup.id})
+    journal.describe(conn, operation.id, {"restored_from": backup.id})

@@ -46,6 +46,7 @@ class RolledBack:
     reverted: tuple[str, ...] = ()
     backup: str | None = None
     replaced: str | None = None
+    """The schema that keeps the replaced tables, or "database <name>" that is the replaced one."""
     detail: str = ""
 
 
