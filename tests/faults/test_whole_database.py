@@ -1,4 +1,4 @@
-"""The whole database from a backup, in one exchange of names; killed on the way; refused where it would cut others off."""
+"""The whole database from a backup, in one exchange of names: killed on the way, refused where it cuts others off."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def state(settings: Settings) -> tuple[object, ...]:
     assert settings.address is not None
     with connect(settings.address, purpose="test") as conn:
         about = conn.execute(
-            "SELECT ARRAY(SELECT unnest(datacl)::text ORDER BY 1), datconnlimit, datallowconn, shobj_description(oid, 'pg_database'),"
+            "SELECT ARRAY(SELECT unnest(datacl)::text ORDER BY 1), datconnlimit, datallowconn,"
+            " shobj_description(oid, 'pg_database'),"
             " (SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole = 0)"
             " FROM pg_database AS d WHERE datname = current_database()"
         ).fetchone()
