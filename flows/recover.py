@@ -7,7 +7,7 @@ from prefect import flow
 from tasks.core.documents import RecoverDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
-from tasks.recovery import recover_target
+from tasks.recovery import recover_target, reopen_target
 
 
 @flow(name="recover", flow_run_name="recover {environment}")
@@ -18,5 +18,6 @@ def recover(environment: Environment, terminate: bool = False) -> RecoverDocumen
         environment: Which environment's database.
         terminate: End the sessions of the dead run instead of waiting for them; each is named first.
     """
+    opened = reopen_target(environment)
     with operation(load_settings(environment), "recover", terminate=terminate):
-        return RecoverDocument.of(environment, recover_target(environment))
+        return RecoverDocument.of(environment, recover_target(environment, opened))

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.steps import Steps
 from tasks.core.documents import RollbackDocument, Strategy
+from tasks.core.errors import UsageError
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
 from tasks.database import verify_rolled_back
@@ -21,6 +22,7 @@ def rollback(
     reason: str = "",
     yes: bool = False,
     salvage: bool = False,
+    whole_database: bool = False,
 ) -> RollbackDocument:
     """Undo what the newest deploy did. A no-op where there is nothing to undo; safe to run again.
 
@@ -32,14 +34,17 @@ def rollback(
         reason: Why, for the journal.
         yes: With revert, restore or reset, rows may go: of dropped tables, or written since the backup.
         salvage: Before a restore, export what was written since to the store; after it, apply again what still fits.
+        whole_database: Restore the whole database, as the guide does: everyone's tables, and every session is ended.
     """
+    if whole_database and (strategy != "restore" or salvage):
+        raise UsageError("--whole-database goes with --strategy restore, and without --salvage")
     steps = Steps(2)
     with operation(load_settings(environment), "rollback") as run:
         run.describe(rollback={"strategy": strategy, "reason": reason})
         with steps("Roll back"):
             if run.kind == "rollback":
                 settle_earlier(environment)
-            undone = undo(environment, strategy, backup, yes, salvage)
+            undone = undo(environment, strategy, backup, yes, salvage, whole_database)
         with steps("Verify"):
             verify_rolled_back(environment, undone)
             close_earlier(environment)

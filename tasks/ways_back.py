@@ -5,15 +5,27 @@ from __future__ import annotations
 from tasks.artifacts import rollback_artifact
 from tasks.core.operations.operation import current
 from tasks.core.operations.rollback import Request, RolledBack, Strategy, roll_back
+from tasks.core.operations.whole import restore_whole
 from tasks.core.progress import say
 from tasks.core.settings import Environment
 from tasks.steps import step
 
 
 @step("roll back")
-def undo(environment: Environment, strategy: Strategy, backup: str, yes: bool, salvage: bool = False) -> RolledBack:
+def undo(
+    environment: Environment,
+    strategy: Strategy,
+    backup: str,
+    yes: bool,
+    salvage: bool = False,
+    whole_database: bool = False,
+) -> RolledBack:
     """Undo by `strategy`. Within a failed deploy: only what that deploy has applied. Never retried blindly."""
     operation = current()
+    if whole_database:
+        undone = restore_whole(operation, backup or None, accept_loss=yes)
+        rollback_artifact(environment, undone)
+        return undone
     request = Request(strategy, backup or None, yes=yes, only_operation=operation.kind == "deploy", salvage=salvage)
     undone = roll_back(operation, request)
     rollback_artifact(environment, undone)

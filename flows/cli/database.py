@@ -21,6 +21,7 @@ from flows.cli.options import (
     Terminate,
     TerminateIdleBlockers,
     Verbose,
+    WholeDatabase,
     Yes,
 )
 from tasks.core.errors import OpsError
@@ -139,6 +140,7 @@ def rollback(
     strategy: StrategyOption = StrategyName.AUTO,
     backup: BackupId = None,
     salvage: SalvageRows = False,
+    whole_database: WholeDatabase = False,
     yes: Yes = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -168,6 +170,7 @@ def rollback(
                 backup=backup or "",
                 yes=yes,
                 salvage=salvage,
+                whole_database=whole_database,
             )
 
     def partial() -> RollbackDocument:

@@ -45,6 +45,10 @@ SalvageRows = Annotated[
     bool,
     typer.Option("--salvage", help="Carry rows written since over a restore: exported, applied again where they fit."),
 ]
+WholeDatabase = Annotated[
+    bool,
+    typer.Option("--whole-database", help="With restore: everything in it, not only our tables. Ends every session."),
+]
 Terminate = Annotated[
     bool, typer.Option("--terminate", help="End the sessions of the dead run instead of waiting for them.")
 ]

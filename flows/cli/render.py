@@ -165,10 +165,8 @@ def recover(document: RecoverDocument) -> None:
         say(f"nothing to recover; {where}")
         return
     for dead in document.dead:
-        say(
-            f"a {dead.kind} of {dead.started:%Y-%m-%d %H:%M} UTC "
-            f"(process {dead.pid} on {dead.host}) died at {dead.step}"
-        )
+        who = f"process {dead.pid} on {dead.host}"
+        say(f"a {dead.kind} of {dead.started:%Y-%m-%d %H:%M} UTC ({who}) died at {dead.step or 'its start'}")
     for action in document.actions:
         say(f"  {action.what} {action.subject}{f': {action.detail}' if action.detail else ''}")
         if action.command:

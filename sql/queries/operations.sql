@@ -123,3 +123,9 @@ SELECT indexed.relname::text,
 FROM pg_index AS index JOIN pg_class AS indexed ON indexed.oid = index.indexrelid
 WHERE indexed.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND NOT (index.indisvalid AND index.indisready)
 ORDER BY 1;
+
+-- name: index_owed
+-- Has the newest reset emptied the tables, and no indexing since come to its end?
+SELECT emptied.at IS NOT NULL AND NOT EXISTS (
+    SELECT FROM kg_ops.journal WHERE step = 'index' AND state = 'done' AND at > emptied.at)
+FROM (SELECT max(at) AS at FROM kg_ops.journal WHERE step = 'truncate' AND state = 'done') AS emptied;

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from psycopg.sql import SQL
 
-from tasks.core.errors import MigrationFailed, OperationRunning, RollbackFailed
+from tasks.core.errors import CommandFailed, MigrationFailed, OperationRunning, RollbackFailed
 from tasks.core.operations.migrate import our_fingerprint
 from tasks.core.operations.operation import operation
 from tasks.core.operations.plan import expected_of
@@ -161,6 +161,23 @@ def test_a_revert_that_rows_bar_reverts_none_of_its_revisions(ours: Settings, co
         rollback(ours, Request("revert"))
     assert fingerprint(conn, ours) == after
     assert len(applied(conn)) == 3
+
+
+def test_a_reset_whose_indexing_failed_indexes_when_it_is_asked_again(
+    ours: Settings, conn: Connection, tmp_path: Path
+) -> None:
+    flag, done = tmp_path / "flag", tmp_path / "done"
+    script = f"test -e {flag} && touch {done} || {{ touch {flag}; exit 1; }}"
+    application = ours.application.model_copy(update={"index_command": ("sh", "-c", script)})
+    settings = ours.model_copy(update={"application": application})
+    conn.execute("INSERT INTO code_embeddings (file_path, file_hash) VALUES ('a', '1')")
+    with pytest.raises(CommandFailed):
+        rollback(settings, Request("reset", yes=True))
+    assert not done.exists()
+    again = rollback(settings, Request("reset", yes=True))
+    assert not again.nothing
+    assert done.exists()
+    assert rollback(settings, Request("reset", yes=True)).nothing
 
 
 @pytest.mark.parametrize("way", ["deploy", "recover"])

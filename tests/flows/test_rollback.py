@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
+from tasks.core.addresses import Address
 from tasks.core.documents import RollbackDocument
 from tasks.core.errors import RollbackFailed, UsageError
-from tasks.core.postgres.connections import Connection
+from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import Settings
 
 
@@ -120,6 +122,21 @@ def test_restore_of_the_backup_from_before_the_first_deploy(dev: Settings, conn:
     assert conn.execute("SELECT state FROM kg_ops.ledger").fetchall() == [("superseded",)]
     again = deploy()
     assert (again.state, again.fingerprint_after) == ("deployed", first.fingerprint_after)
+
+
+def test_the_whole_database_goes_back_and_the_run_goes_on_in_it(dev: Settings, database: Address) -> None:
+    first = deploy()
+    with connect(database, purpose="test") as before:
+        before.execute("INSERT INTO code_embeddings (file_path, file_hash) VALUES ('new', 'new')")
+    with pytest.raises(UsageError, match="--strategy restore"):
+        rollback(whole_database=True)
+    done = rollback(strategy="restore", backup=backup().id, whole_database=True)
+    assert (done.state, done.fingerprint, done.revision) == ("rolled-back", first.fingerprint_after, "001")
+    assert (done.replaced or "").startswith("database kg_replaced_")
+    with connect(database, purpose="test") as after:
+        assert rows(after) == 1
+    with connect(database.database("postgres"), purpose="test") as keeper:
+        keeper.execute(SQL("DROP DATABASE {}").format(Identifier((done.replaced or "").removeprefix("database "))))
 
 
 def test_others_objects_on_our_tables_bar_a_restore(dev: Settings, conn: Connection) -> None:

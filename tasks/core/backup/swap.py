@@ -15,6 +15,7 @@ from psycopg.sql import SQL, Identifier
 from sql import query
 from tasks.core.backup.grants import grant_again, grants_on
 from tasks.core.backup.loss import TableLoss, loss_report
+from tasks.core.backup.manifest import Backup
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.backup.salvage import Salvage, Salvaged
 from tasks.core.errors import RollbackFailed
@@ -62,7 +63,7 @@ def swap(
                 saved.take(loss)
             _exchange(conn, schema, replaced, found, live)
             salvaged = _give_back(operation, conn, saved, replaced or "", found, accept_loss=accept_loss)
-            _merge_ledger(conn, operation, found)
+            merge_ledger(conn, operation, found.backup, found.entries)
             operation.guard(conn)
             conn.commit()
     return Swapped(replaced, loss, salvaged)
@@ -132,17 +133,17 @@ def _exchange(conn: Connection, schema: str, replaced: str | None, found: Staged
     grant_again(conn, schema, grants)
 
 
-def _merge_ledger(conn: Connection, operation: Operation, found: Staged) -> None:
+def merge_ledger(conn: Connection, operation: Operation, backup: Backup, entries: Sequence[ledger.Entry]) -> None:
     """Revisions that are no longer in the schema are superseded; those of the backup that we lack are applied again."""
-    in_backup = {entry.revision: entry for entry in found.entries}
+    in_backup = {entry.revision: entry for entry in entries}
     ours = {entry.revision: entry for entry in ledger.entries(conn)}
     gone = [revision for revision in ours if revision not in in_backup]
     ledger.supersede(conn, gone, operation=operation.id)
     for revision, entry in in_backup.items():
         if revision not in ours:
-            ledger.record_restored(conn, entry, operation=operation.id, backup=found.backup.id)
+            ledger.record_restored(conn, entry, operation=operation.id, backup=backup.id)
     # The copy's fingerprint is the manifest's: what the backup's ledger calls verified is so again.
-    again = [entry.revision for entry in found.entries if entry.verified_at and entry.revision not in ours]
+    again = [entry.revision for entry in entries if entry.verified_at and entry.revision not in ours]
     ledger.mark_verified(conn, again)
     # In the swap's own transaction: a run that died says "restored" exactly when it was.
-    journal.describe(conn, operation.id, {"restored_from": found.backup.id})
+    journal.describe(conn, operation.id, {"restored_from": backup.id})

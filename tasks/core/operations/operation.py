@@ -136,6 +136,7 @@ def operation(settings: Settings, kind: journal.Kind, *, terminate: bool = False
         finally:
             _current.reset(token)
             _finish(started)
+            started.conn.close()  # not `conn` any more after the exchange of a whole database
 
 
 def _start(conn: Connection, settings: Settings, kind: journal.Kind, *, terminate: bool) -> Operation:

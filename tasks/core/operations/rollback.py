@@ -13,6 +13,7 @@ from typing import Literal
 
 from psycopg.sql import SQL, Identifier
 
+from sql import query
 from tasks.core import commands
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import find
@@ -47,6 +48,7 @@ class RolledBack:
     reverted: tuple[str, ...] = ()
     backup: str | None = None
     replaced: str | None = None
+    """The schema that keeps the replaced tables, or "database <name>" that is the replaced one."""
     detail: str = ""
 
 
@@ -158,6 +160,8 @@ def _reset(operation: Operation, request: Request, conn: Connection, expected: E
     schema = operation.settings.database.schema_name
     live = [table for table in tables_in(conn, schema) if table in expected.scope]
     rows = _rows(conn, schema, live)
+    if live and not any(rows.values()) and _index_owed(operation, conn):
+        return _outcome(operation, conn, expected, "reset", detail=_index_again(operation, rows))
     if not live or not any(rows.values()):
         return _outcome(operation, conn, expected, "reset", nothing=True, detail="the tables are empty already")
     if not request.yes:
@@ -177,9 +181,15 @@ def _reset(operation: Operation, request: Request, conn: Connection, expected: E
     return _outcome(operation, conn, expected, "reset", detail=_index_again(operation, rows))
 
 
+def _index_owed(operation: Operation, conn: Connection) -> bool:
+    """The last reset emptied the tables, and did not live to fill them again."""
+    row = conn.execute(query("index_owed")).fetchone()
+    return bool(operation.settings.application.index_command and row and row[0])
+
+
 def _index_again(operation: Operation, rows: dict[str, int]) -> str:
     application = operation.settings.application
-    deleted = f"deleted {_counted(rows)}"
+    deleted = f"deleted {_counted(rows) or 'nothing: the tables were empty already'}"
     if not application.index_command:
         environment = operation.settings.environment
         return f"{deleted}; no index_command is set: fill the tables with kg index {environment} PATH"

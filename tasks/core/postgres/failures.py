@@ -56,6 +56,11 @@ _AT_THE_DOOR = (
         "ask the administrator for a line in pg_hba.conf; if it wants SSL, add ?sslmode=require",
     ),
     (
+        r"is not currently accepting connections",
+        "the database {dbname} on {host}:{port} takes no connections",
+        "where a restore of the whole database has died, `kg recover ENVIRONMENT` opens it again",
+    ),
+    (
         r"timeout expired|timed out",
         "{host}:{port} did not answer in time",
         "check the address and the firewall; ?connect_timeout=30 waits longer",

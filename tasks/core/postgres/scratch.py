@@ -177,7 +177,7 @@ def _create(conn: Connection, name: str, like: Server) -> None:
     statement = SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} ")
     choices = (like.collation, "builtin:C.UTF-8", "C")
     for number, collation in enumerate(choices, start=1):
-        locale = _locale(collation, conn.info.server_version // 10000)
+        locale = locale_words(collation, conn.info.server_version // 10000)
         try:
             conn.execute(statement.format(Identifier(name), Literal(like.encoding)) + locale)
         except PostgresError as error:
@@ -188,7 +188,7 @@ def _create(conn: Connection, name: str, like: Server) -> None:
             return
 
 
-def _locale(collation: str, major: int) -> Composed:
+def locale_words(collation: str, major: int) -> Composed:
     """The words of CREATE DATABASE for a locale as `Server.collation` has it."""
     provider, _, name = collation.rpartition(":")
     if provider:

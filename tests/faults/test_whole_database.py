@@ -1,0 +1,170 @@
+"""The whole database from a backup, in one exchange of names: killed on the way, refused where it cuts others off."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from tasks.core.backup.drill import drill
+from tasks.core.backup.dump import back_up
+from tasks.core.errors import ConnectionFailed, RollbackFailed
+from tasks.core.operations.operation import operation
+from tasks.core.operations.rollback import RolledBack
+from tasks.core.operations.whole import reopen, restore_whole
+from tasks.core.postgres.connections import Connection, connect
+from tasks.core.settings import CHECKOUT, Settings
+from tests.faults.runs import deploy, recovered, variables
+
+INSERT = "INSERT INTO code_embeddings (file_path, file_hash) VALUES (%s, '1')"
+
+
+@pytest.fixture
+def saved(settings: Settings, tmp_path: Path) -> Iterator[tuple[Settings, str]]:
+    """A deployed graph with somebody else's table and view, grants and settings; proved; then written to."""
+    assert settings.address is not None
+    folder = Path(shutil.copytree(CHECKOUT / "sql" / "migrations", tmp_path / "migrations"))
+    own = settings.model_copy(update={"migrations": folder, "scratch": settings.address.database("postgres")})
+    deploy(own, drilled=False)
+    name = Identifier(settings.address.dbname)
+    with connect(settings.address, purpose="test") as conn:
+        conn.execute(INSERT, ("kept",))
+        conn.execute("CREATE TABLE theirs (id int PRIMARY KEY, word text)")
+        conn.execute("INSERT INTO theirs VALUES (1, 'kept'), (2, 'kept')")
+        conn.execute("CREATE VIEW recent AS SELECT file_path FROM code_embeddings")  # bars a swap of tables
+        conn.execute(SQL("ALTER DATABASE {} SET work_mem TO '7MB'").format(name))
+        conn.execute(SQL('ALTER DATABASE {} SET search_path TO public, "$user"').format(name))
+        conn.execute(SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
+        conn.execute(SQL("ALTER DATABASE {} CONNECTION LIMIT 77").format(name))
+        conn.execute(SQL("COMMENT ON DATABASE {} IS 'the graph''s own'").format(name))
+    backup = back_up(own)
+    drill(own, backup)
+    with connect(settings.address, purpose="test") as conn:
+        conn.execute("UPDATE theirs SET word = 'changed' WHERE id = 2")
+        conn.execute(INSERT, ("new",))
+    yield own, backup.id
+    with connect(settings.address.database("postgres"), purpose="test clean-up") as conn:
+        for (left,) in conn.execute("SELECT datname FROM pg_database WHERE datname ~ '^kg_re'").fetchall():
+            conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(left)))
+
+
+def state(settings: Settings) -> tuple[object, ...]:
+    """What the cluster says of the database, and its rows."""
+    assert settings.address is not None
+    with connect(settings.address, purpose="test") as conn:
+        about = conn.execute(
+            "SELECT ARRAY(SELECT unnest(datacl)::text ORDER BY 1), datconnlimit, datallowconn,"
+            " shobj_description(oid, 'pg_database'),"
+            " (SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole = 0)"
+            " FROM pg_database AS d WHERE datname = current_database()"
+        ).fetchone()
+        rows = conn.execute("SELECT word FROM theirs ORDER BY id").fetchall()
+        files = conn.execute("SELECT file_path FROM code_embeddings ORDER BY id").fetchall()
+        return about, [row[0] for row in rows], [row[0] for row in files]
+
+
+def others(settings: Settings) -> list[tuple[str, bool]]:
+    assert settings.address is not None
+    with connect(settings.address.database("postgres"), purpose="test") as conn:
+        return conn.execute(  # type: ignore[return-value]
+            "SELECT left(datname, 11), datallowconn FROM pg_database WHERE datname ~ '^kg_re' ORDER BY 1"
+        ).fetchall()
+
+
+def restore(settings: Settings, backup: str, *, yes: bool) -> RolledBack:
+    with operation(settings, "rollback") as held:
+        return restore_whole(held, backup, accept_loss=yes)
+
+
+def test_everything_is_as_the_backup_has_it_and_the_journal_goes_on(saved: tuple[Settings, str]) -> None:
+    settings, backup = saved
+    before = state(settings)
+    done = restore(settings, backup, yes=True)
+    assert state(settings) == (before[0], ["kept", "kept"], ["kept"])
+    assert "code_embeddings: 1 inserted, 0 deleted, 0 updated; theirs: 0 inserted, 0 deleted, 1 updated" in done.detail
+    assert (done.revision, others(settings)) == ("001", [("kg_replaced", False)])
+    assert settings.address is not None
+    with connect(settings.address, purpose="test") as conn:
+        kinds = conn.execute("SELECT kind, state FROM kg_ops.operation ORDER BY started_at").fetchall()
+        assert kinds == [("deploy", "done"), ("rollback", "done")]
+        steps = conn.execute("SELECT state FROM kg_ops.journal WHERE step = 'whole database' ORDER BY sequence")
+        assert steps.fetchall() == [("started",), ("done",)]
+        assert conn.execute("SELECT detail ->> 'restored_from' FROM kg_ops.operation WHERE kind = 'rollback'"
+                            ).fetchone() == (backup,)  # fmt: skip
+        assert conn.execute("SELECT count(*) FROM recent").fetchone() == (1,)
+    assert recovered(settings).nothing
+    with operation(settings, "deploy"):
+        pass  # nobody holds the lock
+
+
+def test_rows_of_anyone_bar_it_without_yes(saved: tuple[Settings, str], conn: Connection) -> None:
+    settings, backup = saved
+    before = state(settings)
+    with pytest.raises(RollbackFailed, match="theirs: 0 inserted, 0 deleted, 1 updated"):
+        restore(settings, backup, yes=False)
+    assert state(settings) == before
+    assert others(settings) == []
+    assert conn.execute("SELECT 1").fetchone() == (1,)  # nobody's session was ended
+
+
+def test_what_would_be_cut_off_bars_it(saved: tuple[Settings, str], conn: Connection) -> None:
+    settings, backup = saved
+    before = state(settings)
+    conn.execute("CREATE SUBSCRIPTION theirs CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false)")
+    try:
+        with pytest.raises(RollbackFailed, match="subscription theirs; nothing was changed") as refused:
+            restore(settings, backup, yes=True)
+        assert "without --whole-database" in (refused.value.hint or "")
+    finally:
+        conn.execute("ALTER SUBSCRIPTION theirs SET (slot_name = NONE)")
+        conn.execute("DROP SUBSCRIPTION theirs")
+    assert (state(settings), others(settings)) == (before, [])
+
+
+DYING = """
+import os, signal, sys
+from tasks.core.operations.operation import operation
+from tasks.core.operations import whole
+from tasks.core.settings import load_settings
+from tasks.core.postgres import sibling
+name, when = sys.argv[1].split(":")
+real = getattr(sibling, name)
+def dying(*args, **words):
+    if when == "after":
+        real(*args, **words)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(sibling, name, dying)
+with operation(load_settings("dev"), "rollback") as held:
+    whole.restore_whole(held, sys.argv[2], accept_loss=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["make_like:before", "make_like:after", "carry_over:after", "close_door:after", "exchange:before",
+               "exchange:after"],
+)  # fmt: skip
+def test_killed_on_the_way_it_is_the_old_or_the_new_one(saved: tuple[Settings, str], moment: str) -> None:
+    settings, backup = saved
+    before = state(settings)
+    words = [sys.executable, "-c", DYING, moment, backup]
+    died = subprocess.run(words, env=variables(settings), cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert died.returncode == -9, died.stderr
+    if moment in ("close_door:after", "exchange:before"):
+        with pytest.raises(ConnectionFailed, match="takes no connections") as shut, operation(settings, "deploy"):
+            pass
+        assert "kg recover" in (shut.value.hint or "")
+    opened = reopen(settings)
+    done = recovered(settings)
+    assert [dead.kind for dead in done.dead] == ["rollback"]
+    if moment == "exchange:after":
+        assert (opened, others(settings)) == ((), [("kg_replaced", False)])
+        assert state(settings) == (before[0], ["kept", "kept"], ["kept"])
+    else:
+        assert (len(opened), others(settings)) == (1, [])
+        assert state(settings) == before
+    assert recovered(settings).nothing
