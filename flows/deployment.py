@@ -18,6 +18,7 @@ from tasks.core.operations.migrate import Migrated
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import DeployPlan
 from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
 from tasks.core.settings import Environment
 
@@ -98,7 +99,14 @@ class Deployment:
 
     def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument | None:
         """None where there was nothing to undo: the failed migration's own transaction was rolled back."""
-        undone = rollback(environment=self.environment, strategy="auto", reason=f"deploy failed: {_said(error)}")
+        try:
+            undone = rollback(environment=self.environment, strategy="auto", reason=f"deploy failed: {_said(error)}")
+        except OpsError:
+            raise
+        except Exception as gone:
+            # Prefect's server died, say. The way back must not depend on it.
+            note(f"the flow engine failed ({type(gone).__name__}): rolling back without it")
+            undone = RollbackDocument.of(self.environment, roll_back(self.operation, Request(only_operation=True)))
         if undone.state == "nothing-to-undo":
             return None
         if self.before is not None and undone.fingerprint != self.before:

@@ -45,18 +45,9 @@ def rollback(
             if run.kind == "rollback":
                 settle_earlier(environment)
             undone = undo(environment, strategy, backup, yes, salvage, whole_database)
-        with steps("Verify"):
-            verify_rolled_back(environment, undone)
-            close_earlier(environment)
+        if not undone.nothing:
+            with steps("Verify"):
+                verify_rolled_back(environment, undone)
+        close_earlier(environment)
         run.end_state = "done" if undone.nothing else "rolled-back"
-    return RollbackDocument(
-        state="nothing-to-undo" if undone.nothing else "rolled-back",
-        environment=environment,
-        strategy=undone.strategy,
-        fingerprint=undone.fingerprint,
-        revision=undone.revision or None,
-        backup=undone.backup,
-        reverted=undone.reverted,
-        replaced=undone.replaced,
-        detail=undone.detail,
-    )
+    return RollbackDocument.of(environment, undone)

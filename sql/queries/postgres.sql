@@ -1,6 +1,8 @@
 -- name: start_session
 -- Dress a fresh session: our time zone, and an end for statements whose client is gone (a setting of 14 and later).
 SELECT set_config('TimeZone', 'UTC', false),
+       -- A database's default may be another; a snapshot older than a lock would not see who wrote last.
+       set_config('default_transaction_isolation', 'read committed', false),
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false) END;
 

@@ -17,33 +17,53 @@ WHERE NOT made.tgisinternal
 ORDER BY 1;
 
 -- name: foreign_dependents
--- What hangs on these tables and is not ours: it would follow the replaced table, so it bars a swap.
-WITH ours AS (
-    SELECT oid, relname FROM pg_class
+-- What hangs on these tables, their row types or their sequences and is not ours: it would follow the replaced ones,
+-- so it bars a swap. Bodies of functions count where the server has parsed them (BEGIN ATOMIC).
+WITH tables AS (
+    SELECT oid, reltype FROM pg_class
     WHERE relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND relname = ANY (%(tables)s)
+), sequences AS (
+    SELECT objid AS oid FROM pg_depend
+    WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND deptype IN ('a', 'i')
+      AND refobjid IN (SELECT oid FROM tables)
+      AND objid IN (SELECT oid FROM pg_class WHERE relkind = 'S')
+), ours AS (
+    SELECT 'pg_class'::regclass AS class, oid FROM tables
+    UNION SELECT 'pg_class'::regclass, oid FROM sequences
+    UNION SELECT 'pg_type'::regclass, reltype FROM tables
+    UNION SELECT 'pg_type'::regclass, typarray FROM pg_type WHERE oid IN (SELECT reltype FROM tables)
+), hanging AS (
+    SELECT DISTINCT depends.classid, depends.objid
+    FROM pg_depend AS depends JOIN ours ON ours.class = depends.refclassid AND ours.oid = depends.refobjid
+), owned AS (  -- by which table each of them is
+    SELECT hanging.*,
+        CASE hanging.classid
+            WHEN 'pg_class'::regclass THEN coalesce(
+                (SELECT indrelid FROM pg_index WHERE indexrelid = hanging.objid), hanging.objid)
+            WHEN 'pg_constraint'::regclass THEN (SELECT conrelid FROM pg_constraint WHERE oid = hanging.objid)
+            WHEN 'pg_attrdef'::regclass THEN (SELECT adrelid FROM pg_attrdef WHERE oid = hanging.objid)
+            WHEN 'pg_trigger'::regclass THEN (SELECT tgrelid FROM pg_trigger WHERE oid = hanging.objid)
+            WHEN 'pg_policy'::regclass THEN (SELECT polrelid FROM pg_policy WHERE oid = hanging.objid)
+            WHEN 'pg_rewrite'::regclass THEN (SELECT ev_class FROM pg_rewrite WHERE oid = hanging.objid)
+            WHEN 'pg_statistic_ext'::regclass THEN (SELECT stxrelid FROM pg_statistic_ext WHERE oid = hanging.objid)
+        END AS of_table
+    FROM hanging
 )
-SELECT DISTINCT format('%%s %%s on %%s',
-           CASE class.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, class.oid::regclass, ours.relname)
-FROM ours
-JOIN pg_depend AS depends ON depends.refobjid = ours.oid AND depends.refclassid = 'pg_class'::regclass
-JOIN pg_rewrite AS rule ON rule.oid = depends.objid AND depends.classid = 'pg_rewrite'::regclass
-JOIN pg_class AS class ON class.oid = rule.ev_class AND class.oid <> ours.oid
-UNION
-SELECT format('foreign key %%s of %%s on %%s', quote_ident(conname), conrelid::regclass, ours.relname)
-FROM ours JOIN pg_constraint ON confrelid = ours.oid AND contype = 'f'
-WHERE conrelid NOT IN (SELECT oid FROM ours)
-UNION
-SELECT format('publication %%s of %%s', quote_ident(pubname), ours.relname)
-FROM ours JOIN pg_publication_rel ON prrelid = ours.oid JOIN pg_publication ON pg_publication.oid = prpubid
-UNION
-SELECT format('table %%s inherits from %%s', inhrelid::regclass, ours.relname)
-FROM ours JOIN pg_inherits ON inhparent = ours.oid
-WHERE inhrelid NOT IN (SELECT oid FROM ours)
+SELECT CASE classid
+           WHEN 'pg_rewrite'::regclass THEN (
+               SELECT format('%%s %%s on our tables', CASE relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END,
+                             oid::regclass)
+               FROM pg_class WHERE oid = of_table)
+           ELSE pg_describe_object(classid, objid, 0) END
+FROM owned
+WHERE of_table IS NULL AND NOT (classid = 'pg_type'::regclass AND objid IN (SELECT oid FROM ours))
+   OR of_table NOT IN (SELECT oid FROM tables UNION SELECT oid FROM sequences)
+      AND of_table NOT IN (SELECT reltoastrelid FROM pg_class WHERE oid IN (SELECT oid FROM tables))
 UNION
 SELECT format('trigger %%s of %%s calls %%s', quote_ident(made.tgname), made.tgrelid::regclass, function.proname)
 FROM pg_trigger AS made JOIN pg_proc AS function ON function.oid = made.tgfoid
-WHERE NOT made.tgisinternal AND made.tgrelid NOT IN (SELECT oid FROM ours)
-  AND made.tgfoid IN (SELECT tgfoid FROM pg_trigger JOIN ours ON tgrelid = ours.oid WHERE NOT tgisinternal)
+WHERE NOT made.tgisinternal AND made.tgrelid NOT IN (SELECT oid FROM tables)
+  AND made.tgfoid IN (SELECT tgfoid FROM pg_trigger JOIN tables ON tgrelid = tables.oid WHERE NOT tgisinternal)
 ORDER BY 1;
 
 -- name: live_columns
@@ -123,3 +143,10 @@ SELECT {columns} FROM {former} JOIN {changes} AS changes USING ({key}) WHERE kg_
 -- name: advance_sequence
 -- Behind the highest number in use, never back.
 SELECT setval({name}, greatest((SELECT max({column}) FROM {table}), made.last_value)) FROM {sequence} AS made;
+
+-- name: column_default
+-- A column's default and its type, as the server spells them; no row where there is no such column.
+SELECT pg_get_expr(made.adbin, made.adrelid), format_type(present.atttypid, present.atttypmod)
+FROM pg_attribute AS present
+LEFT JOIN pg_attrdef AS made ON made.adrelid = present.attrelid AND made.adnum = present.attnum
+WHERE present.attrelid = to_regclass(%(table)s) AND present.attname = %(column)s AND NOT present.attisdropped;

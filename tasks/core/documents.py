@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.core.application.index import IndexResult
     from tasks.core.application.search import Match
     from tasks.core.operations.recover import Recovered
+    from tasks.core.operations.rollback import RolledBack
     from tasks.core.schema.report import Report
     from tasks.core.vectors.advice import Advice
 
@@ -106,6 +107,20 @@ class RollbackDocument(Document):
     replaced: str | None = Field(None, description="Schema that keeps the replaced tables until pruned")
     detail: str = ""
     error: ErrorDetail | None = None
+
+    @classmethod
+    def of(cls, environment: Environment, undone: RolledBack) -> Self:
+        return cls(
+            state="nothing-to-undo" if undone.nothing else "rolled-back",
+            environment=environment,
+            strategy=undone.strategy,
+            fingerprint=undone.fingerprint,
+            revision=undone.revision or None,
+            backup=undone.backup,
+            reverted=undone.reverted,
+            replaced=undone.replaced,
+            detail=undone.detail,
+        )
 
 
 class RecoverAction(Part):

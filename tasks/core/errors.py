@@ -154,5 +154,9 @@ class RollbackFailed(OpsError):
     code = "rollback-failed"
 
 
+class RollbackRefused(Refused, RollbackFailed):
+    code = "rollback-refused"
+
+
 class EngineFailed(OpsError):
     code = "engine"

@@ -143,7 +143,7 @@ def test_others_objects_on_our_tables_bar_a_restore(dev: Settings, conn: Connect
     deploy()
     saved = backup()
     conn.execute("CREATE VIEW recent AS SELECT file_path FROM code_embeddings")
-    with pytest.raises(RollbackFailed, match="view recent on code_embeddings"):
+    with pytest.raises(RollbackFailed, match="view recent"):
         rollback(strategy="restore", backup=saved.id, yes=True)
     assert schemas(conn) == ["kg_ops"]
 

@@ -88,10 +88,14 @@ def back_up(settings: Settings, *, operation: str | None = None) -> Backup:
 
 
 def our_names(conn: Connection, settings: Settings) -> tuple[str, ...]:
-    """What the fingerprint covers: the names that any revision has in our schema."""
+    """What the fingerprint covers: the names that the ledger's revisions have in our schema; without a ledger those
+    of the first, which old hand-run scripts made. A file that is only pending may be half-written: no matter here.
+    """
     if vector_extension(conn).installed is None:
         return ()  # without the type there can be no table of ours, nor can its expected form be made
-    migrations = load_migrations(settings.migrations)
+    known = {entry.revision for entry in ledger.history(conn)}
+    files = load_migrations(settings.migrations)
+    migrations = [each for each in files if each.revision in known] or files[:1]
     expected = expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
     return tuple(sorted(expected.scope))
 

@@ -18,7 +18,7 @@ from tasks.core.backup.loss import TableLoss, loss_report
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.backup.salvage import Salvage, Salvaged
-from tasks.core.errors import RollbackFailed
+from tasks.core.errors import RollbackFailed, RollbackRefused
 from tasks.core.operations import journal
 from tasks.core.operations.operation import Operation
 from tasks.core.postgres.connections import Connection, database_errors
@@ -88,10 +88,10 @@ def _give_back(
     return salvaged
 
 
-def loss_refused(operation: Operation, found: Staged, loss: Sequence[TableLoss]) -> RollbackFailed:
+def loss_refused(operation: Operation, found: Staged, loss: Sequence[TableLoss]) -> RollbackRefused:
     environment = operation.settings.environment
     listed = "; ".join(map(str, loss))
-    return RollbackFailed(
+    return RollbackRefused(
         f"restoring backup {found.backup.id} would discard what was written since ({listed}); nothing was changed",
         hint=f"to discard it: kg rollback {environment} --strategy restore --backup {found.backup.id} --yes; "
         "to carry over what still fits: --salvage in place of --yes",
@@ -102,7 +102,7 @@ def _refuse_dependents(conn: Connection, schema: str, live: Sequence[str]) -> No
     dependents = foreign_dependents(conn, schema, live)
     conn.rollback()
     if dependents:
-        raise RollbackFailed(
+        raise RollbackRefused(
             f"others' objects hang on our tables and would follow the replaced ones: {'; '.join(dependents)}",
             hint="drop them, roll back, and make them again",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,9 @@ from tasks.core.errors import AdoptionRefused, Refused
 from tasks.core.postgres.connections import Connection, connect, describe, target
 from tasks.core.schema import ledger
 from tasks.core.schema.adoption import judge
-from tasks.core.schema.expected import Expected, expected_catalogs
+from tasks.core.schema.catalog import read_catalog
+from tasks.core.schema.expected import Expected, expected_catalogs, scope_of
+from tasks.core.schema.matching import RELATIONS
 from tasks.core.schema.migrations import Migration, load_migrations
 from tasks.core.settings import Environment, Settings
 
@@ -56,6 +59,8 @@ def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     tolerated: tuple[str, ...] = ()
     if pending and not entries:
         adopted, tolerated = _adoption(conn, settings, migrations)
+    elif pending:
+        _refuse_taken(conn, settings, entries)
     to_run = tuple(migration for migration in pending if migration not in adopted)
     server = describe(conn)
     revision = entries[-1].revision if entries else ""
@@ -86,6 +91,32 @@ def expected_of(conn: Connection, settings: Settings) -> Expected:
     """What each revision of the migrations should look like on this connection's server."""
     migrations = load_migrations(settings.migrations)
     return expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
+
+
+def known_expected(conn: Connection, settings: Settings) -> Expected:
+    """As expected_of, of the revisions in the ledger only (also those reverted since). A file that is only pending may
+    be half-written, and must not bar the way back; and a table that happens to bear a name in it is not ours.
+    """
+    known = {entry.revision for entry in ledger.history(conn)}
+    migrations = [each for each in load_migrations(settings.migrations) if each.revision in known]
+    return expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
+
+
+def _refuse_taken(conn: Connection, settings: Settings, entries: Sequence[ledger.Entry]) -> None:
+    """IF NOT EXISTS would pass over what somebody else has made under a pending revision's name, and the way back
+    would take it for ours. A no-transaction migration is left out: it runs again over what it made before it failed.
+    """
+    migrations, schema = load_migrations(settings.migrations), settings.database.schema_name
+    expected = expected_of(conn, settings)
+    new = expected.scope - scope_of(expected.catalogs[entries[-1].revision])
+    if not new or any(not each.transactional for each in migrations):
+        return
+    taken = [name for name, found in read_catalog(conn, schema, new)["objects"].items() if found["kind"] in RELATIONS]
+    if taken:
+        raise Refused(
+            f"a pending revision would make what is there already and is not ours: {', '.join(taken)}",
+            hint="rename one of the two; nothing was executed",
+        )
 
 
 def _adoption(

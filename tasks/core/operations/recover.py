@@ -21,7 +21,7 @@ from tasks.core.errors import MigrationFailed, RollbackFailed, VerificationFaile
 from tasks.core.operations import journal
 from tasks.core.operations.migrate import our_fingerprint
 from tasks.core.operations.operation import Operation
-from tasks.core.operations.plan import expected_of
+from tasks.core.operations.plan import expected_of, known_expected
 from tasks.core.operations.rollback import Request, revert_entries, roll_back, run_down
 from tasks.core.operations.tidy import drop_leftovers
 from tasks.core.postgres.connections import Connection
@@ -70,7 +70,7 @@ def recover(operation: Operation) -> Recovered:
     actions = [*settle(operation), *_verify_or_back(operation)]
     close(operation)
     with operation.session("recover") as conn:
-        expected = expected_of(conn, operation.settings)
+        expected = known_expected(conn, operation.settings)
         entries = ledger.entries(conn)
         return Recovered(
             operation.abandoned,
@@ -85,6 +85,7 @@ def settle(operation: Operation) -> tuple[Action, ...]:
     with operation.session("recover") as conn:
         actions = [Action(*found) for found in drop_leftovers(operation, conn)]
         if half_run := _half_run(operation, conn):
+            # Of all files: the ledger does not know a revision whose script did not come to its end.
             expected = expected_of(conn, operation.settings)
             actions += _half_run_scripts(operation, conn, expected, half_run)
         for dead in operation.abandoned:
@@ -172,7 +173,7 @@ def _half_done_revisions(operation: Operation, conn: Connection, dead: journal.U
     if "revert" in detail:
         remaining = [entries[each] for each in reversed(detail["revert"]) if each in entries]
         if remaining:
-            expected = expected_of(conn, operation.settings)
+            expected = known_expected(conn, operation.settings)
             reverted = revert_entries(operation, conn, expected, remaining, yes=bool(detail.get("yes")))
             yield Action("finished", label, f"reverted {', '.join(reverted)}, as it was about to")
         return
@@ -181,7 +182,7 @@ def _half_done_revisions(operation: Operation, conn: Connection, dead: journal.U
     if not done or len(done) == len(planned):
         return
     try:
-        reverted = revert_entries(operation, conn, expected_of(conn, operation.settings), done, yes=False)
+        reverted = revert_entries(operation, conn, known_expected(conn, operation.settings), done, yes=False)
     except RollbackFailed as barred:
         yield Action("reported", label, f"it applied {len(done)} of {len(planned)} revisions; {barred.message}")
         return

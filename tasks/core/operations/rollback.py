@@ -20,14 +20,14 @@ from tasks.core.backup.library import find
 from tasks.core.backup.loss import loss_report, tables_in
 from tasks.core.backup.restore import staged
 from tasks.core.backup.swap import foreign_dependents, loss_refused, swap
-from tasks.core.errors import OpsError, RollbackFailed
+from tasks.core.errors import OpsError, RollbackFailed, RollbackRefused
 from tasks.core.operations.migrate import our_fingerprint
 from tasks.core.operations.operation import Operation
-from tasks.core.operations.plan import expected_of
+from tasks.core.operations.plan import known_expected
+from tasks.core.operations.stakes import at_stake, count_rows
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.progress import note, track
 from tasks.core.schema import ledger
-from tasks.core.schema.catalog import Catalog
 from tasks.core.schema.execution import Callback
 from tasks.core.schema.expected import Expected
 from tasks.core.schema.migrations import Migration, load_migrations, revert
@@ -71,7 +71,7 @@ def roll_back(operation: Operation, request: Request) -> RolledBack:
     """Undo by the strategy asked for. Raises RollbackFailed, with the state named and nothing half-done."""
     ways = {"auto": _auto, "revert": _revert, "restore": _restore, "reset": _reset}
     with operation.session("rollback") as conn:
-        expected = expected_of(conn, operation.settings)
+        expected = known_expected(conn, operation.settings)
         return ways[request.strategy](operation, request, conn, expected)
 
 
@@ -109,7 +109,7 @@ def revert_entries(
     files = {migration.revision: migration for migration in load_migrations(operation.settings.migrations)}
     migrations = [_revertible(entry, files) for entry in reversed(entries)]
     for migration in migrations:  # all of them before the first: each is a transaction of its own
-        _refuse_rows(operation, conn, migration, expected, yes)
+        _refuse_loss(operation, conn, migration, expected, yes)
     operation.describe(revert=[migration.revision for migration in migrations], yes=yes)
     with operation.session("revert", autocommit=False) as worker:
         for migration in migrations:
@@ -142,11 +142,11 @@ def _restore_from(
     live = tuple(table for table in tables_in(conn, schema) if table in expected.scope)
     dependents = foreign_dependents(conn, schema, live)
     if dependents:
-        raise RollbackFailed(
+        raise RollbackRefused(
             f"others' objects hang on our tables and would follow the replaced ones: {'; '.join(dependents)}",
             hint="drop them, roll back, and make them again",
         )
-    with staged(operation, backup, sorted(expected.scope)) as found:
+    with staged(operation, backup, backup.manifest.our_tables) as found:
         loss = loss_report(conn, schema, found.schema)
         if loss and not (accept_loss or salvage):
             raise loss_refused(operation, found, loss)
@@ -159,13 +159,13 @@ def _reset(operation: Operation, request: Request, conn: Connection, expected: E
     """The guide's third scenario: the schema is kept, the rows go, the environment's command indexes again."""
     schema = operation.settings.database.schema_name
     live = [table for table in tables_in(conn, schema) if table in expected.scope]
-    rows = _rows(conn, schema, live)
+    rows = count_rows(conn, schema, live)
     if live and not any(rows.values()) and _index_owed(operation, conn):
         return _outcome(operation, conn, expected, "reset", detail=_index_again(operation, rows))
     if not live or not any(rows.values()):
         return _outcome(operation, conn, expected, "reset", nothing=True, detail="the tables are empty already")
     if not request.yes:
-        raise RollbackFailed(
+        raise RollbackRefused(
             f"reset would delete {_counted(rows)}; nothing was changed",
             hint=f"to delete them: kg rollback {operation.settings.environment} --strategy reset --yes",
         )
@@ -217,6 +217,11 @@ def _revertible(entry: ledger.Entry, files: dict[str, Migration]) -> Migration:
             f"revision {entry.revision} was applied from another file than {migration.up.name} is now",
             hint="check out the files that were deployed, or restore a backup",
         )
+    if migration.down_checksum != entry.down_checksum:
+        raise RollbackRefused(
+            f"{migration.down.name} is not the down script that revision {entry.revision} was deployed with",
+            hint="check out the files that were deployed, or restore a backup",
+        )
     if migration.irreversible:
         raise RollbackFailed(f"revision {entry.revision} says that it is irreversible", hint="restore a backup instead")
     return migration
@@ -236,7 +241,7 @@ def run_down(
     """One down script, as a step of the journal; tables with rows are locked, counted, and dropped only with `yes`."""
 
     def before(conn: Connection) -> None:
-        _refuse_rows(operation, conn, migration, expected, yes, lock=True)
+        _refuse_loss(operation, conn, migration, expected, yes, lock=True)
 
     assert migration.down_script is not None
     title = f"Revert {migration.revision} {migration.name}"
@@ -248,41 +253,16 @@ def run_down(
         revert(conn, migration, operation.settings.database, record, before=before)
 
 
-def _refuse_rows(
+def _refuse_loss(
     operation: Operation, conn: Connection, migration: Migration, expected: Expected, yes: bool, *, lock: bool = False
 ) -> None:
-    dropped = tables_made_by(expected, migration.revision)
     schema = operation.settings.database.schema_name
-    rows = {table: count for table, count in _rows(conn, schema, dropped, lock=lock).items() if count}
-    if rows and not yes:
-        raise RollbackFailed(
-            f"reverting {migration.revision} would drop {_counted(rows)}; nothing was changed",
+    found = at_stake(conn, schema, expected, migration.revision, lock=lock)
+    if found and not yes:
+        raise RollbackRefused(
+            f"reverting {migration.revision} would drop {', '.join(found)}; nothing was changed",
             hint=f"to drop them: kg rollback {operation.settings.environment} --strategy revert --yes",
         )
-
-
-def tables_made_by(expected: Expected, revision: str) -> tuple[str, ...]:
-    """Tables that `revision` created: what its down script may drop."""
-    revisions = list(expected.catalogs)
-    before = revisions[revisions.index(revision) - 1]
-    return tuple(sorted(_tables(expected.catalogs[revision]) - _tables(expected.catalogs[before])))
-
-
-def _tables(catalog: Catalog) -> set[str]:
-    return {document["name"] for document in catalog["objects"].values() if document["kind"] == "table"}
-
-
-def _rows(conn: Connection, schema: str, tables: Sequence[str], *, lock: bool = False) -> dict[str, int]:
-    present = [table for table in tables if table in tables_in(conn, schema)]
-    if lock and present:
-        names = SQL(", ").join(Identifier(schema, table) for table in present)
-        conn.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
-    counted = {}
-    for table in present:
-        row = conn.execute(SQL("SELECT count(*) FROM {}").format(Identifier(schema, table))).fetchone()
-        assert row
-        counted[table] = int(row[0])
-    return counted
 
 
 def _counted(rows: dict[str, int]) -> str:

@@ -23,7 +23,7 @@ from tasks.core.backup.swap import merge_ledger
 from tasks.core.errors import IntegrityError, OperationRunning, RollbackFailed
 from tasks.core.operations.migrate import our_fingerprint
 from tasks.core.operations.operation import Operation
-from tasks.core.operations.plan import expected_of
+from tasks.core.operations.plan import known_expected
 from tasks.core.operations.rollback import RolledBack
 from tasks.core.operations.sessions import PATIENCE_SECONDS, acquire
 from tasks.core.postgres import sibling
@@ -249,7 +249,7 @@ def _outcome(operation: Operation, backup: Backup, replaced: str, loss: tuple[Ta
     return RolledBack(
         strategy="restore",
         nothing=False,
-        fingerprint=our_fingerprint(conn, settings.database.schema_name, expected_of(conn, settings)),
+        fingerprint=our_fingerprint(conn, settings.database.schema_name, known_expected(conn, settings)),
         revision=entries[-1].revision if entries else "",
         backup=backup.id,
         replaced=f"database {replaced}",

@@ -206,7 +206,7 @@ class _Attempts:
 def _execute(conn: Connection, script: Script, statement: Statement, *, observer: Observer | None = None) -> None:
     began = time.monotonic()
     try:
-        rows = conn.execute(statement.text.encode()).rowcount
+        rows = conn.execute(statement.text.encode(), binary=True).rowcount  # one statement a call: see statements.py
     except psycopg.Error as error:
         raise _failure(script, statement, error) from error
     if observer:

@@ -63,7 +63,7 @@ def _execute(conn: Connection, migration: Migration, statement: Statement) -> No
     assert not statement.controls_transaction, "scripts.py refuses what would make the scratch schema real"
     try:
         # As bytes: psycopg would look for placeholders in a string.
-        conn.execute(_without_concurrently(statement).encode())
+        conn.execute(_without_concurrently(statement).encode(), binary=True)
     except psycopg.Error as error:
         if error.sqlstate is None or conn.broken:
             raise

@@ -12,7 +12,7 @@ from psycopg.sql import Composable, Identifier
 
 from sql import query
 from tasks.core.errors import UsageError
-from tasks.core.operations.plan import expected_of
+from tasks.core.operations.plan import known_expected
 from tasks.core.postgres.connections import Connection, vector_extension
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import Catalog
@@ -88,7 +88,7 @@ class Target:
 
 def hnsw_indexes(conn: Connection, settings: Settings) -> list[HnswIndex]:
     """Those on columns of our tables, with their oddities: invalid ones, and those that a re-index left."""
-    values = {"schema": settings.database.schema_name, "tables": sorted(expected_of(conn, settings).scope)}
+    values = {"schema": settings.database.schema_name, "tables": sorted(known_expected(conn, settings).scope)}
     with conn.cursor(row_factory=class_row(HnswIndex)) as cursor:
         return cursor.execute(query("hnsw_indexes"), values).fetchall()
 
@@ -128,7 +128,7 @@ def working_name(name: str, kind: str, token: str) -> str:
 
 def _catalog(conn: Connection, settings: Settings) -> Catalog:
     entries = ledger.entries(conn) if ledger.exists(conn) else ()
-    catalogs = expected_of(conn, settings).catalogs
+    catalogs = known_expected(conn, settings).catalogs
     newest = entries[-1].revision if entries else list(catalogs)[-1]
     return catalogs[newest]
 

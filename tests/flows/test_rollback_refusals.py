@@ -1,0 +1,159 @@
+"""What a way back must never do: each of these lost or would have lost somebody's data without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from tasks.core.documents import RollbackDocument
+from tasks.core.errors import OpsError, Refused, RollbackFailed, RollbackRefused
+from tasks.core.postgres.connections import Connection, connect
+from tasks.core.schema.verify import verify
+from tasks.core.settings import Settings
+
+TABLES = ("code_embeddings", "code_patterns", "code_relationships", "embedding_cache_stats")
+
+
+def deploy() -> Any:
+    from flows.deploy import deploy as flow
+
+    return flow(environment="dev")
+
+
+def rollback(**options: Any) -> RollbackDocument:
+    from flows.rollback import rollback as flow
+
+    return flow(environment="dev", **options)
+
+
+def backup() -> Any:
+    from flows.backup import backup as flow
+
+    return flow(environment="dev")
+
+
+def rows(conn: Connection, table: str = "code_embeddings") -> int:
+    found = conn.execute(SQL("SELECT count(*) FROM {}").format(Identifier(table))).fetchone()
+    assert found
+    return int(found[0])
+
+
+def add_summary(migrations: Path) -> None:
+    """A second revision whose way back drops a column."""
+    (migrations / "002_add_summary.up.sql").write_text("ALTER TABLE code_patterns ADD COLUMN summary text;\n")
+    (migrations / "002_add_summary.down.sql").write_text("ALTER TABLE code_patterns DROP COLUMN summary;\n")
+
+
+def test_values_of_a_column_that_would_go_are_data_too(dev: Settings, conn: Connection, migrations: Path) -> None:
+    deploy()
+    add_summary(migrations)
+    deploy()
+    conn.execute("INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language, summary)"
+                 " VALUES ('a', 'b', 'c', 'd', 'written by somebody')")  # fmt: skip
+    with pytest.raises(RollbackRefused, match=r"1 values of code_patterns\.summary"):
+        rollback(strategy="revert")
+    with pytest.raises(RollbackFailed, match="code_patterns"):
+        rollback(yes=True)  # auto: neither reverts nor restores over what was written
+    assert rows(conn, "code_patterns") == 1
+    conn.execute("UPDATE code_patterns SET summary = NULL")
+    assert rollback(strategy="revert").reverted == ("002",)
+
+
+def test_a_down_script_that_was_changed_since_is_not_run(dev: Settings, conn: Connection, migrations: Path) -> None:
+    deploy()
+    add_summary(migrations)
+    deploy()
+    conn.execute("CREATE TABLE customers AS SELECT generate_series(1, 50) AS id")
+    down = migrations / "002_add_summary.down.sql"
+    down.write_text(down.read_text() + "DROP TABLE customers;\n")
+    with pytest.raises(RollbackRefused, match=r"002_add_summary\.down\.sql is not the down script"):
+        rollback(strategy="revert", yes=True)
+    assert rows(conn, "customers") == 50
+
+
+def test_a_half_written_pending_file_bars_neither_verify_nor_backup_nor_the_way_back(
+    dev: Settings, conn: Connection, migrations: Path
+) -> None:
+    before = deploy().fingerprint_before
+    (migrations / "002_later.up.sql").write_text("ALTER TABL x;\n")
+    (migrations / "002_later.down.sql").write_text("SELECT 1;\n")
+    assert verify(dev).ok
+    assert backup().proved
+    assert rollback(strategy="revert").fingerprint == before
+
+
+def test_somebody_elses_table_is_not_ours_for_bearing_a_pending_name(
+    dev: Settings, conn: Connection, migrations: Path
+) -> None:
+    deploy()
+    conn.execute("CREATE TABLE notes AS SELECT generate_series(1, 30) AS id")
+    (migrations / "002_notes.up.sql").write_text("CREATE TABLE IF NOT EXISTS notes (id int PRIMARY KEY);\n")
+    (migrations / "002_notes.down.sql").write_text("DROP TABLE notes;\n")
+    with pytest.raises(Refused, match="table notes"):
+        deploy()
+    rollback(strategy="reset", yes=True)
+    saved = backup()
+    rollback(strategy="restore", backup=saved.id, yes=True)
+    assert rows(conn, "notes") == 30
+
+
+def test_a_role_that_policies_filter_never_takes_hidden_rows_for_none(
+    dev: Settings, conn: Connection, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy()
+    count = request.getfixturevalue("embeddings")
+    name = conn.info.dbname
+    conn.execute("DROP ROLE IF EXISTS kg_test_owner")
+    conn.execute("CREATE ROLE kg_test_owner LOGIN PASSWORD 'kg-test-owner'")
+    try:
+        conn.execute(SQL("ALTER DATABASE {} OWNER TO kg_test_owner").format(Identifier(name)))
+        conn.execute("GRANT ALL ON SCHEMA public, kg_ops TO kg_test_owner")
+        conn.execute("GRANT ALL ON ALL TABLES IN SCHEMA kg_ops TO kg_test_owner")
+        conn.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA kg_ops TO kg_test_owner")
+        for table in map(Identifier, TABLES):
+            conn.execute(SQL("ALTER TABLE {} OWNER TO kg_test_owner").format(table))
+            conn.execute(SQL("ALTER TABLE {} FORCE ROW LEVEL SECURITY, ENABLE ROW LEVEL SECURITY").format(table))
+        conn.execute("ALTER FUNCTION knowledge_graph_set_updated_at() OWNER TO kg_test_owner")
+        address = dev.address
+        assert address is not None
+        monkeypatch.setenv("SUPABASE_URL", f"postgresql://kg_test_owner@{address.host}:{address.port}/{address.dbname}")
+        monkeypatch.setenv("SUPABASE_DB_PASSWORD", "kg-test-owner")
+        with pytest.raises(OpsError, match="row-level security"):
+            rollback(strategy="revert")
+        assert rows(conn) == count
+    finally:
+        conn.execute("REASSIGN OWNED BY kg_test_owner TO CURRENT_USER")
+        conn.execute("DROP OWNED BY kg_test_owner")
+        conn.execute("DROP ROLE kg_test_owner")
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("CREATE FUNCTION counted() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM code_embeddings; END", "counted"),
+        (
+            "CREATE FUNCTION every() RETURNS SETOF code_embeddings LANGUAGE sql AS 'SELECT * FROM code_embeddings'",
+            "every",
+        ),
+        ("CREATE TABLE other (id int DEFAULT nextval('code_embeddings_id_seq'))", "other"),
+        ("CREATE TABLE child (n int REFERENCES code_embeddings)", "child"),
+        ("CREATE TABLE heir () INHERITS (code_patterns)", "heir"),
+    ],
+)
+def test_whatever_hangs_on_our_tables_bars_a_swap(dev: Settings, conn: Connection, statement: str, named: str) -> None:
+    deploy()
+    saved = backup()
+    conn.execute(statement.encode())
+    with pytest.raises(RollbackRefused, match=named):
+        rollback(strategy="restore", backup=saved.id, yes=True)
+
+
+def test_the_databases_isolation_default_hides_no_late_writer(dev: Settings, conn: Connection) -> None:
+    conn.execute(SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(
+        Identifier(conn.info.dbname)))  # fmt: skip
+    assert dev.address is not None
+    with connect(dev.address, purpose="test") as session:
+        assert session.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
