@@ -59,7 +59,8 @@ def fill(conn: Connection, rows: int = 20, schema: str = "public") -> None:
     conn.execute(
         SQL(
             "INSERT INTO {} (file_path, file_hash, embedding)"
-            " SELECT 'file_' || n, md5(n::text), (SELECT array_agg(sin(n * k)) FROM generate_series(1, 1536) AS k)::{}.vector"
+            " SELECT 'file_' || n, md5(n::text),"
+            " (SELECT array_agg(sin(n * k)) FROM generate_series(1, 1536) AS k)::{}.vector"
             " FROM generate_series(1, {}) AS n"
         ).format(Identifier(schema, "code_embeddings"), Identifier(_home_of_vector(conn)), rows)
     )
