@@ -103,7 +103,8 @@ SELECT x.indrelid AS _oid, c.relname::text AS table, i.relname::text AS name, m.
                    'collation', CASE WHEN x.indcollation[k - 1] NOT IN (0, ia.attcollation_of_column)
                                      THEN (SELECT quote_ident(l.collname) FROM pg_collation l
                                             WHERE l.oid = x.indcollation[k - 1]) END,
-                   'options', ia.attoptions,
+                   -- Without what 17.12 and its siblings note there for themselves: another number in every table.
+                   'options', (SELECT array_agg(o) FROM unnest(ia.attoptions) AS o WHERE left(o, 10) <> 'pg_attver='),
                    'order', CASE WHEN m.amname = 'btree' THEN x.indoption[k - 1] ELSE 0 END) ORDER BY k)
           FROM generate_series(1, x.indnkeyatts) k
           JOIN pg_opclass o ON o.oid = x.indclass[k - 1]

@@ -1,12 +1,15 @@
 """pg_restore at work on an archive from its standard input, into servers of any major.
 
 pg_restore of 17 and later begins with `SET transaction_timeout`, which earlier servers do not know, and cannot be told
-to leave out. There it writes SQL instead, which psql runs without that line.
+to leave out. There it writes SQL instead, which psql runs without that line. So it does for the tables' form, whatever
+the servers: 17.12 and its siblings note a number of their own in each column's options (pg_attver), which a pg_dump
+from before them copies like a setting that somebody made, and which no server takes.
 """
 
 from __future__ import annotations
 
 import contextvars
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +24,8 @@ from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools
 
 _UNKNOWN_SETTING = b"SET transaction_timeout"
+_NOTED_BY_SERVER = re.compile(rb"ALTER TABLE (?:ONLY )?.+ ALTER COLUMN .+ SET \(pg_attver=\d+\);\n")
+_FORM = "--section=pre-data"
 _HEADER_LINES = 40  # the settings stand in the first fifteen or so; rows come later, and are never looked at
 _SINCE = 17
 
@@ -49,18 +54,25 @@ def restoring(
     argv: list[str | Path] = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
     with door(address, tools) as way:
         env = {**_environment(way, options or {}), "PGAPPNAME": f"kg {purpose}"}
-        if not (server_major < _SINCE <= tools.major):
+        form = _FORM in words and tools.psql is not None
+        if not (server_major < _SINCE <= tools.major or form):
             argv.append(f"--dbname={dbname_word(address)}")
             with commands.stream(argv, env=env, timeout=timeout, stdin=True) as child:
                 yield child
             return
-        with _through_psql(tools, argv, env, server_major, timeout) as child:
+        with _through_psql(tools, argv, env, server_major, timeout, form=form) as child:
             yield child
 
 
 @contextmanager
 def _through_psql(
-    tools: Tools, argv: Sequence[str | Path], env: Mapping[str, str], server_major: int, timeout: float | None
+    tools: Tools,
+    argv: Sequence[str | Path],
+    env: Mapping[str, str],
+    server_major: int,
+    timeout: float | None,
+    *,
+    form: bool,
 ) -> Iterator[commands.Running]:
     if tools.psql is None:
         raise CommandMissing(
@@ -80,7 +92,7 @@ def _through_psql(
         commands.stream(psql, env=env, timeout=timeout, stdin=True) as runner,
         commands.stream([*argv, "--file=-"], timeout=timeout, stdin=True, check=False) as writer,
     ):
-        carrier = _carrier(writer.stdout, runner.stdin)
+        carrier = _carrier(writer.stdout, runner.stdin, form=form)
         yield writer
         with suppress(BrokenPipeError):
             writer.stdin.close()
@@ -89,20 +101,24 @@ def _through_psql(
         raise CommandFailed(commands.failure_text(writer))
 
 
-def without_unknown_setting(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Copy SQL, without the line that servers before 17 do not know."""
+def without_unknown_setting(source: IO[bytes], sink: IO[bytes], *, form: bool = False) -> None:
+    """Copy SQL, without the line that servers before 17 do not know, and, in the `form` of tables (which has no rows),
+    without what a server had noted for itself.
+    """
     for _ in range(_HEADER_LINES):
         line = source.readline()
-        if not line.startswith(_UNKNOWN_SETTING):
+        if not (line.startswith(_UNKNOWN_SETTING) or (form and _NOTED_BY_SERVER.fullmatch(line))):
             sink.write(line)
+    if form:
+        sink.writelines(line for line in source if not _NOTED_BY_SERVER.fullmatch(line))
     shutil.copyfileobj(source, sink, 1 << 20)
 
 
-def _carrier(source: IO[bytes], sink: IO[bytes]) -> threading.Thread:
+def _carrier(source: IO[bytes], sink: IO[bytes], *, form: bool) -> threading.Thread:
     def carry() -> None:
         with suppress(OSError, ValueError):  # psql has failed, or both were ended: their status tells
             try:
-                without_unknown_setting(source, sink)
+                without_unknown_setting(source, sink, form=form)
                 sink.close()
             finally:
                 source.close()  # pg_restore must not wait for a reader that is gone

@@ -21,6 +21,7 @@ from tasks.core.postgres.tools import Tools
 
 _HOST = "127.0.0.1"
 _SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # the protocol's SSLRequest message
+_SASL = (10).to_bytes(4, "big")  # AuthenticationSASL, which lists the mechanisms that the server knows
 _CHUNK = 1 << 18
 _DEMANDING = ("require", "verify-ca", "verify-full")
 # Words of libpq that are about TLS: behind the door there is none, nor is the host what the certificate says.
@@ -113,11 +114,12 @@ class _Relay:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await self._far_side()
-        except (OSError, ssl.SSLError, ConnectionFailed) as error:
+        except (OSError, EOFError, ssl.SSLError, ConnectionFailed) as error:
             writer.write(_refusal(f"no TLS connection to {self.address.host}:{self.address.port}: {error}"))
             await _close(writer)
             return
-        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        with suppress(asyncio.CancelledError):  # the block that wanted the door has ended
+            await asyncio.gather(_pump(reader, far_writer), _answer(far_reader, writer))
 
     async def _far_side(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         place = dict(self.address.options).get("hostaddr", self.address.host)
@@ -129,6 +131,22 @@ class _Relay:
                 raise ConnectionFailed("the server does not speak SSL")
         await writer.start_tls(self.context, server_hostname=self.address.host)
         return reader, writer
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What the server says, but for the offer to bind the password to a TLS connection that the program has not: it
+    would take that for an attack.
+    """
+    kind = b"v"
+    with suppress(EOFError, OSError):  # a request to cancel gets no answer
+        while kind == b"v":  # a word on the protocol's version, before the one on how to log in
+            kind = await reader.readexactly(1)
+            length = await reader.readexactly(4)
+            body = await reader.readexactly(int.from_bytes(length, "big") - 4)
+            if kind == b"R" and body.startswith(_SASL):
+                body = body.replace(b"SCRAM-SHA-256-PLUS\0", b"")
+            writer.write(kind + (len(body) + 4).to_bytes(4, "big") + body)
+    await _pump(reader, writer)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
