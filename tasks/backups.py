@@ -22,7 +22,8 @@ def make_backup(environment: Environment) -> Backup:
     with current().step("backup") as outcome:
         backup = dump.back_up(settings, operation=str(current().id))
         outcome["backup"] = backup.id
-        read_back(open_store(settings), backup, tools_for(backup.manifest.tool.pg_dump_major, settings.home))
+        tools = tools_for(backup.manifest.tool.pg_dump_major, settings.home)
+        read_back(open_store(settings), backup, tools, settings.store_identity)
     current().describe(backup=backup.id)
     return backup
 

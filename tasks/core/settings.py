@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from tasks.core.addresses import Address, parse_address
 from tasks.core.errors import SettingsError, UsageError
@@ -125,6 +125,8 @@ class Settings(BaseModel):
     home: Path = Field(description="KG_HOME: the embedded database, the default store, caches")
     address: Address | None = Field(description="The target database; None is the embedded server")
     store_url: str = Field(description="file:///dir or s3://bucket/prefix")
+    store_key: str = Field("", description="KG_STORE_KEY: the age recipient that dumps are encrypted to; empty: plain")
+    store_identity: SecretStr | None = Field(None, description="KG_STORE_IDENTITY: age's identity, or its file")
     scratch: Address | None = Field(description="KG_SCRATCH_URL: where drills restore; None is a cluster of our own")
     migrations: Path = Field(description="Folder of the migrations; KG_MIGRATIONS moves it (rehearsals, tests)")
     database: DatabaseSettings
@@ -148,6 +150,8 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
         home=home,
         address=_address(name, env),
         store_url=_store_url(env.get("KG_STORE_URL"), home),
+        store_key=env.get("KG_STORE_KEY", ""),
+        store_identity=SecretStr(env["KG_STORE_IDENTITY"]) if "KG_STORE_IDENTITY" in env else None,
         scratch=_scratch(env),
         migrations=Path(env.get("KG_MIGRATIONS", CHECKOUT / "sql" / "migrations")).absolute(),
         **{section: getattr(file, section) for section in EnvironmentFile.model_fields},

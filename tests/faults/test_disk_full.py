@@ -47,7 +47,7 @@ def test_a_full_disk_ends_the_drill_and_leaves_nothing(
     proof = drill(settings, backup)
     assert proof.ok
     monkeypatch.setattr(places, "ROOT_FOLDER", small_disk)
-    with pytest.raises(DatabaseError, match="neither proved nor found wanting.*No space left on device") as caught:
+    with pytest.raises(DatabaseError, match=r"neither proved nor found wanting.*No space left on device") as caught:
         drill(settings.model_copy(update={"home": small_disk / "home"}), backup)
     assert "\n" not in caught.value.message
     assert caught.value.hint

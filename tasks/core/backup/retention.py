@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sql import query
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import Library, read_library
-from tasks.core.backup.manifest import DUMP, KEEP, MANIFEST, PROOF, Backup, Identity
+from tasks.core.backup.manifest import DUMP, ENCRYPTED, KEEP, MANIFEST, PROOF, Backup, Identity
 from tasks.core.errors import StoreError
 from tasks.core.postgres.connections import connect, database_errors, target
 from tasks.core.progress import note
@@ -178,7 +178,7 @@ def _apply(store: Store, environment: str, decided: RetentionPlan, library: Libr
         if store.exists(f"{environment}/{decision.id}/{KEEP}"):
             note(f"backup {decision.id} was marked to be kept meanwhile")
             continue
-        for name in (MANIFEST, PROOF, DUMP):
+        for name in (MANIFEST, PROOF, DUMP, ENCRYPTED):
             store.delete(f"{environment}/{decision.id}/{name}")
         note(f"deleted backup {decision.id}: {decision.reason}")
     leftovers = {leftover.id: leftover for leftover in library.leftovers}
