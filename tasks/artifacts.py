@@ -41,7 +41,9 @@ def drill_artifact(environment: Environment, backup: Backup) -> None:
 
 def retention_artifact(environment: Environment, plan: RetentionPlan, *, applied: bool) -> None:
     gone = "deleted" if applied else "delete (dry run)"
-    decided = [(each, "keep") for each in plan.keep] + [(each, gone) for each in (*plan.delete, *plan.sweep)]
+    decided = [(each, "keep") for each in plan.keep] + [
+        (each, gone) for each in (*plan.delete, *plan.sweep, *plan.replaced)
+    ]
     rows = [{"backup": each.id, "decision": decision, "reason": each.reason} for each, decision in decided]
     table(f"retention-{environment}", f"Retention of {environment}", rows)
 

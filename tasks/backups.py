@@ -41,7 +41,7 @@ def prove_backup(environment: Environment, backup: str) -> Backup:
 @step("prune", retries=2)
 def prune_backups(environment: Environment, apply: bool) -> RetentionPlan:
     """What the retention keeps and what it deletes; deletes it when `apply`."""
-    plan = retention.prune(load_settings(environment), apply=apply)
+    plan = retention.prune(load_settings(environment), apply=apply, guard=current().guard)
     retention_artifact(environment, plan, applied=apply)
     return plan
 

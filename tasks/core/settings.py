@@ -71,6 +71,9 @@ class RetentionSettings(_Section):
 
     days: int = Field(7, ge=1)
     minimum_proved: int = Field(1, ge=1, description="Never fewer proved backups than this")
+    weekly: int = Field(0, ge=0, description="Also the newest proved backup of each of so many weeks that have one")
+    monthly: int = Field(0, ge=0, description="... and of each of so many months")
+    replaced_days: int = Field(7, ge=1, description="Age at which schemas kg_replaced_* may go")
 
 
 class ReindexSettings(_Section):
