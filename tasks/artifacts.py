@@ -61,7 +61,9 @@ def rehearsal_artifact(environment: Environment, rehearsed: Sequence[Rehearsed])
 
 def retention_artifact(environment: Environment, plan: RetentionPlan, *, applied: bool) -> None:
     gone = "deleted" if applied else "delete (dry run)"
-    decided = [(each, "keep") for each in plan.keep] + [(each, gone) for each in (*plan.delete, *plan.sweep)]
+    decided = [(each, "keep") for each in plan.keep] + [
+        (each, gone) for each in (*plan.delete, *plan.sweep, *plan.replaced)
+    ]
     rows = [{"backup": each.id, "decision": decision, "reason": each.reason} for each, decision in decided]
     table(f"retention-{environment}", f"Retention of {environment}", rows)
 

@@ -26,7 +26,8 @@ def make_backup(environment: Environment) -> Backup:
     with current().step("backup") as outcome:
         backup = dump.back_up(settings, operation=str(current().id))
         outcome["backup"] = backup.id
-        read_back(open_store(settings), backup, tools_for(backup.manifest.tool.pg_dump_major, settings.home))
+        tools = tools_for(backup.manifest.tool.pg_dump_major, settings.home)
+        read_back(open_store(settings), backup, tools, settings.store_identity)
     current().describe(backup=backup.id)
     rows = sum(backup.manifest.tables.values())
     say(f"{backup.id}: {rows:,} rows of {len(backup.manifest.tables)} tables in {backup.stored_bytes:,} bytes")
@@ -70,7 +71,7 @@ def prove_and_rehearse(environment: Environment, backup: str, plan: DeployPlan) 
 @step("prune", retries=2)
 def prune_backups(environment: Environment, apply: bool) -> RetentionPlan:
     """What the retention keeps and what it deletes; deletes it when `apply`."""
-    plan = retention.prune(load_settings(environment), apply=apply)
+    plan = retention.prune(load_settings(environment), apply=apply, guard=current().guard)
     retention_artifact(environment, plan, applied=apply)
     say(f"{len(plan.keep)} kept, {len(plan.delete) + len(plan.sweep)} {'deleted' if apply else 'would go'}")
     return plan

@@ -130,3 +130,10 @@ WHERE o.state = 'running'
 
 -- name: all_schemas
 SELECT nspname::text FROM pg_namespace;
+
+-- name: replaced_schemas
+-- Schemas of tables that restores have replaced, oldest first, with the bytes of their tables and indexes.
+SELECT n.nspname::text,
+       coalesce((SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
+                 WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'm')), 0)::bigint
+FROM pg_namespace n WHERE n.nspname ~ '^kg_replaced_' ORDER BY 1;

@@ -115,6 +115,6 @@ class PruneDocument(Document):
             environment=environment,
             applied=applied,
             keep=items(plan.keep),
-            delete=items((*plan.delete, *plan.sweep)),
+            delete=items((*plan.delete, *plan.sweep, *plan.replaced)),
             problems=items(plan.problems),
         )

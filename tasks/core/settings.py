@@ -74,6 +74,9 @@ class RetentionSettings(_Section):
 
     days: int = Field(7, ge=1)
     minimum_proved: int = Field(1, ge=1, description="Never fewer proved backups than this")
+    weekly: int = Field(0, ge=0, description="Also the newest proved backup of each of so many weeks that have one")
+    monthly: int = Field(0, ge=0, description="... and of each of so many months")
+    replaced_days: int = Field(7, ge=1, description="Age at which schemas kg_replaced_* may go")
 
 
 class ReindexSettings(_Section):
@@ -146,6 +149,8 @@ class Settings(BaseModel):
     home: Path = Field(description="KG_HOME: the embedded database, the default store, caches")
     address: Address | None = Field(description="The target database; None is the embedded server")
     store_url: str = Field(description="file:///dir or s3://bucket/prefix")
+    store_key: str = Field("", description="KG_STORE_KEY: the age recipient that dumps are encrypted to; empty: plain")
+    store_identity: SecretStr | None = Field(None, description="KG_STORE_IDENTITY: age's identity, or its file")
     scratch: Address | None = Field(description="KG_SCRATCH_URL: where drills restore; None is a cluster of our own")
     migrations: Path = Field(description="Folder of the migrations; KG_MIGRATIONS moves it (rehearsals, tests)")
     database: DatabaseSettings
@@ -172,6 +177,8 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
         home=home,
         address=_address(name, env),
         store_url=_store_url(env.get("KG_STORE_URL"), home),
+        store_key=env.get("KG_STORE_KEY", ""),
+        store_identity=SecretStr(env["KG_STORE_IDENTITY"]) if "KG_STORE_IDENTITY" in env else None,
         scratch=_scratch(env),
         migrations=Path(env.get("KG_MIGRATIONS", CHECKOUT / "sql" / "migrations")).absolute(),
         redis_url=_secret(env, "REDIS_URL"),

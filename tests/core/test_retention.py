@@ -77,6 +77,25 @@ def test_older_than_the_window_goes_and_the_rest_stays() -> None:
     assert decided.stored_bytes[nights[0].id] == 4
 
 
+def test_weeks_and_months_keep_their_newest_proved() -> None:
+    nights = [backup(age) for age in range(120, -1, -1)]
+    plain = decide(nights)
+    assert len(plain.keep) == 8
+    longer = decide(nights, RetentionSettings(days=7, weekly=4, monthly=3))
+    assert deleted(longer) < deleted(plain)
+    added = [decision.reason for decision in longer.keep if decision.id in deleted(plain)]
+    assert added == [f"the newest proved of the {name}" for name in ("month 2026-03", "week 2026-W15", "week 2026-W16")]
+    never = [backup(age, proved=False) for age in (30, 60, 90)]
+    assert deleted(decide([*never, backup(0)], RetentionSettings(weekly=9, monthly=9))) == {b.id for b in never}
+
+
+@given(st.lists(st.integers(0, 400), max_size=30), st.integers(0, 8), st.integers(0, 14))
+def test_more_keeps_never_delete_more(ages: list[int], weekly: int, monthly: int) -> None:
+    nights = [backup(age) for age in ages]
+    more = RetentionSettings(days=7, weekly=weekly, monthly=monthly)
+    assert deleted(decide(nights, more)) <= deleted(decide(nights))
+
+
 def test_each_reason_is_given() -> None:
     before_deploy, other, referred, first = (
         backup(40),

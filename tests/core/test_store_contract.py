@@ -1,5 +1,5 @@
-"""Both stores keep one contract: FileStore in a temporary folder, S3Store on a moto server, and on the endpoint of
-KG_TEST_S3_ENDPOINT (with KG_TEST_S3_BUCKET and the AWS_* variables of a real one) where that is set.
+"""Both stores keep one contract: FileStore in a temporary folder, S3Store on a moto server, on SeaweedFS, and on the
+endpoint of KG_TEST_S3_ENDPOINT (with KG_TEST_S3_BUCKET and the AWS_* variables of a real one) where that is set.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from tasks.core.store.parts import (
 )
 from tasks.core.store.s3 import S3Store
 from tasks.core.store.s3_errors import s3_errors
+from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
 
 STALL = timedelta(seconds=30)
 KEY = "dev/20260101T000000Z-0123abcd/database.dump.zst"
@@ -79,11 +80,29 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         store.delete(entry.key)
 
 
-@pytest.fixture(params=["file", "moto", "endpoint"])
+@pytest.fixture(scope="module")
+def seaweed_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def on_seaweed(seaweed_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3://bucket/prefix of a bucket of its own on SeaweedFS."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    name = f"b-{uuid4().hex[:12]}"
+    boto3.Session().client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}/kg"
+
+
+@pytest.fixture(params=["file", "moto", "on_seaweed", "endpoint"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "file":
         return FileStore.from_url((tmp_path / "a b" / "store").as_uri())
-    return s3_store(request.getfixturevalue("bucket" if request.param == "moto" else "endpoint"))
+    return s3_store(request.getfixturevalue("bucket" if request.param == "moto" else request.param))
 
 
 def content(store: Store, key: str) -> bytes:
@@ -194,8 +213,8 @@ def test_keys_that_lead_elsewhere_are_refused(store: Store, key: str) -> None:
         pass
 
 
-def test_the_probe_leaves_nothing(store: Store) -> None:
-    probe(store)
+def test_the_probe_leaves_nothing_and_these_stores_lack_nothing(store: Store) -> None:
+    assert probe(store) == ()
     assert list(store.list("")) == []
 
 

@@ -19,14 +19,13 @@ from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import find, read_library
 from tasks.core.backup.readback import read_back
 from tasks.core.backup.retention import prune
-from tasks.core.errors import (
-    CommandFailed,
-)
+from tasks.core.errors import CommandFailed, SettingsError
 from tasks.core.postgres.connections import Connection
 from tasks.core.postgres.tools import tools_for
 from tasks.core.settings import Settings
-from tasks.core.store.base import Stored, open_store
+from tasks.core.store.base import Stored, open_store, probe
 from tests.integration.graphs import deploy_graph, the_pg_dump
+from tests.integration.test_prune import earlier
 
 
 @pytest.fixture
@@ -57,6 +56,29 @@ def test_the_whole_way_on_s3(
         assert find(open_store(on_s3), "dev").id == backup.id
         assert [decision.id for decision in prune(on_s3, apply=True).keep] == [backup.id]
     assert "a-secret-of-the-bucket" not in caplog.text
+
+
+def test_what_the_store_locks_is_kept(
+    settings: Settings, conn: Connection, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"locked-{secrets.token_hex(4)}"
+    boto3.Session().client("s3").create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    monkeypatch.setenv("KG_STORE_LOCK", "GOVERNANCE:30")
+    on_s3 = settings.model_copy(update={"store_url": f"s3://{name}/kg"})
+    deploy_graph(conn, settings, rows=5)
+    newest = back_up(on_s3)
+    assert probe(open_store(on_s3)) == (), "what is not a backup is not locked"
+    newest = newest.model_copy(update={"proof": drill(on_s3, newest)})
+    old = earlier(on_s3, newest, 30)
+    monkeypatch.delenv("KG_STORE_LOCK")
+    free, spare = earlier(on_s3, newest, 25), earlier(on_s3, newest, 20)  # the last is the one before the deploy
+    decided = prune(on_s3, apply=True)
+    assert dict(decided.keep)[old.id].startswith("locked in the store until ")
+    assert [decision.id for decision in decided.delete] == [free.id]
+    assert {found.id for found in read_library(open_store(on_s3), "dev").backups} == {old.id, spare.id, newest.id}
+    monkeypatch.setenv("KG_STORE_LOCK", "GOVERNANCE:soon")
+    with pytest.raises(SettingsError, match="KG_STORE_LOCK"):
+        open_store(on_s3)
 
 
 def test_a_pg_dump_that_fails_leaves_no_upload_on_s3(

@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.drill import drill
@@ -107,6 +108,38 @@ def test_a_prune_that_breaks_off_leaves_no_half_backup(
             prune(settings, apply=True)
     assert [backup.id for backup in backups(open_store(settings), "dev")] == [newest.id]
     assert [entry.key for entry in open_store(settings).list(f"dev/{old.id}/")] == [old.key(DUMP)]
+
+
+def aside(conn: Connection, age: timedelta) -> str:
+    """A schema of replaced tables, of that age."""
+    schema = f"kg_replaced_{datetime.now(UTC) - age:%Y%m%dT%H%M%SZ}"
+    conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
+    conn.execute(SQL("CREATE TABLE {} AS SELECT 1 AS id").format(Identifier(schema, "code_patterns")))
+    return schema
+
+
+def test_replaced_tables_go_by_their_own_age_and_only_after_a_newer_proof(
+    settings: Settings, newest: Backup, conn: Connection
+) -> None:
+    old, young = aside(conn, timedelta(days=9)), aside(conn, timedelta(days=2))
+    conn.execute("CREATE SCHEMA kg_replaced_by_somebody")
+    planned = prune(settings, apply=False)
+    assert [decision.id for decision in planned.replaced] == [old]
+    assert dict(planned.keep)[young] == "replaced tables, not older than 7 days"
+    assert planned.stored_bytes[old] > 0
+    conn.execute(SQL("CREATE VIEW hanging AS SELECT * FROM {}").format(Identifier(old, "code_patterns")))
+    assert "others hang on: view hanging" in dict(prune(settings, apply=True).keep)[old]
+    conn.execute("DROP VIEW hanging")
+    store = open_store(settings)
+    assert newest.proof
+    store.delete(newest.key(PROOF))
+    assert prune(settings, apply=True).replaced == ()
+    store.put(newest.key(PROOF), [newest.proof.to_json()])
+    asked: list[Connection] = []
+    prune(settings, apply=True, guard=asked.append)
+    assert len(asked) == 1, "the operation's fence is asked before the commit"
+    left = conn.execute("SELECT nspname::text FROM pg_namespace WHERE nspname ~ '^kg_replaced_'").fetchall()
+    assert set(left) == {(young,), ("kg_replaced_by_somebody",)}
 
 
 def test_what_is_not_understood_is_named_and_left_alone(settings: Settings, newest: Backup) -> None:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from psycopg import Error as PostgresError
 from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
 
 from sql import query
 from tasks.core import commands
@@ -53,7 +54,7 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
     pg_restore said, DatabaseError for what the archive needs and this server lacks.
     """
     store = open_store(settings)
-    found = _contents(store, backup, scratch.tools)
+    found = _contents(store, backup, scratch.tools, settings.store_identity)
     with TemporaryDirectory(prefix="kg-restore-") as folder, connect(scratch.address, purpose="restore") as conn:
         _prepare(conn, backup.manifest, scratch, found)
         chosen = Path(folder, "use-list")
@@ -97,7 +98,7 @@ def _restore_section(
         restoring(
             scratch.tools, scratch.address, scratch.server.major, words, options=options, timeout=timeout
         ) as child,
-        closing(plain_chunks(store, backup)) as chunks,
+        closing(plain_chunks(store, backup, settings.store_identity)) as chunks,
     ):
         for passed in _pump(child, chunks, whole=whole):
             progress.advance(passed)
@@ -119,8 +120,8 @@ def _pump(child: commands.Running, chunks: Iterator[bytes], *, whole: bool) -> I
         child.stdin.close()
 
 
-def _contents(store: Store, backup: Backup, tools: Tools) -> Contents:
-    with toc_reader(tools) as toc, closing(plain_chunks(store, backup)) as chunks:
+def _contents(store: Store, backup: Backup, tools: Tools, identity: SecretStr | None) -> Contents:
+    with toc_reader(tools) as toc, closing(plain_chunks(store, backup, identity)) as chunks:
         for chunk in chunks:
             if not toc.feed(chunk):
                 break

@@ -14,7 +14,7 @@ from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.contents import check_sequences, count_rows, dumped_tables, sample_rows, server_facts
 from tasks.core.backup.library import write_proof
 from tasks.core.backup.manifest import Backup, Manifest, Proof, ServerFacts
-from tasks.core.errors import DatabaseError, DrillFailed, IntegrityError, OpsError, StoreError
+from tasks.core.errors import DatabaseError, DrillFailed, IntegrityError, OpsError, SettingsError, StoreError
 from tasks.core.postgres.connections import Connection, Server, connect
 from tasks.core.postgres.scratch import Scratch, scratch_database
 from tasks.core.progress import track
@@ -71,7 +71,7 @@ def drill(settings: Settings, backup: Backup, afterwards: Callable[[Scratch, Pro
         found.seconds["scratch"] = round(time.monotonic() - started, 3)
         try:
             _restore_and_compare(settings, backup, scratch, found)
-        except StoreError:
+        except (StoreError, SettingsError):
             raise
         except OpsError as error:
             _raise_if_of_this_machine(error, backup)

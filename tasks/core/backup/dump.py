@@ -14,8 +14,10 @@ from sql import query
 from tasks.core import commands
 from tasks.core.addresses import Address
 from tasks.core.backup import contents
+from tasks.core.backup.encryption import encrypted
 from tasks.core.backup.manifest import (
     DUMP,
+    ENCRYPTED,
     MANIFEST,
     Backup,
     Manifest,
@@ -176,11 +178,14 @@ def _dump(making: _Making) -> tuple[StoredObject, Contents]:
 
         with suppress(_PgDumpError):
             packed = _compressed(output(), limits.compression_level)
-            stored = making.store.put(f"{making.folder}/{DUMP}", packed, size_hint=size)
+            if key := making.settings.store_key:
+                packed = encrypted(packed, key)
+            name = ENCRYPTED if key else DUMP
+            stored = making.store.put(f"{making.folder}/{name}", packed, size_hint=size)
             progress.say(f"{plain.size / 2**20:,.1f} MiB as {stored.size / 2**20:,.1f} MiB")
         found = toc.contents()
     assert stored, "pg_dump's failure has been raised"
-    return _object(plain.stored, stored), found
+    return _object(name, plain.stored, stored, key), found
 
 
 def _compressed(chunks: Iterable[bytes], level: int) -> Iterator[bytes]:
@@ -194,9 +199,10 @@ def _compressed(chunks: Iterable[bytes], level: int) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def _object(plain: Stored, stored: Stored) -> StoredObject:
+def _object(name: str, plain: Stored, stored: Stored, key: str) -> StoredObject:
     return StoredObject(
-        name=DUMP,
+        name=name,
+        age=key,
         plain_bytes=plain.size,
         plain_sha256=plain.sha256,
         stored_bytes=stored.size,
@@ -227,7 +233,7 @@ def _undone_on_failure(store: Store, folder: str) -> Iterator[None]:
         yield
     except BaseException as error:
         # A taken manifest key is another run's: hands off.
-        mine = (DUMP,) if isinstance(error, ObjectExists) else (MANIFEST, DUMP)
+        mine = (DUMP, ENCRYPTED) if isinstance(error, ObjectExists) else (MANIFEST, DUMP, ENCRYPTED)
         for name in mine:
             try:
                 store.delete(f"{folder}/{name}")

@@ -19,6 +19,7 @@ from tasks.core.errors import IntegrityError
 from tasks.core.settings import Environment
 
 DUMP, MANIFEST, PROOF, KEEP = "database.dump.zst", "manifest.json", "proof.json", "keep"
+ENCRYPTED = f"{DUMP}.age"
 RESTORING = ("scratch", "pre-data", "data", "post-data")  # the phases of a drill that a restore has too
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
@@ -78,6 +79,7 @@ class StoredObject(_Frozen):
     plain_sha256: str
     stored_bytes: int
     stored_sha256: str
+    age: str = Field("", description="The recipient that it is encrypted to; empty: it is not")
 
 
 class Toc(_Frozen):
@@ -141,7 +143,7 @@ class Manifest(_Sealed):
 
     @property
     def dump(self) -> StoredObject:
-        return next(found for found in self.objects if found.name == DUMP)
+        return next(found for found in self.objects if found.name in (DUMP, ENCRYPTED))
 
     @property
     def folder(self) -> str:
@@ -197,6 +199,10 @@ class Backup(_Frozen):
     @property
     def stored_bytes(self) -> int:
         return sum(found.stored_bytes for found in self.manifest.objects)
+
+    @property
+    def dump_key(self) -> str:
+        return self.key(self.manifest.dump.name)
 
     def key(self, name: str) -> str:
         return f"{self.manifest.folder}/{name}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
+
 from tasks.core.backup.library import find, read_library
-from tasks.core.backup.manifest import DUMP, Backup
-from tasks.core.backup.reading import plain_chunks
+from tasks.core.backup.manifest import Backup
+from tasks.core.backup.reading import check_stored, plain_chunks
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing
 from tasks.core.postgres.tools import Tools, tools_for
@@ -14,8 +16,9 @@ from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
 
 
-def read_back(store: Store, backup: Backup, tools: Tools) -> Contents:
-    """The archive's table of contents, when everything is as the manifest says.
+def read_back(store: Store, backup: Backup, tools: Tools, identity: SecretStr | None = None) -> Contents | None:
+    """The archive's table of contents, when everything is as the manifest says; None where it is encrypted and
+    `identity` is not given: then only the stored bytes are compared.
 
     Raises IntegrityError that names what differs: the manifest in the store, the stored bytes, the zstd frame, the
     plain bytes, the table of contents.
@@ -23,16 +26,19 @@ def read_back(store: Store, backup: Backup, tools: Tools) -> Contents:
     manifest = find(store, backup.manifest.environment, backup.id).manifest
     if manifest.checksum != backup.manifest.checksum:
         raise IntegrityError(f"the manifest of backup {backup.id} in {store.url} is not the one that was written")
+    if manifest.dump.age and identity is None:
+        check_stored(store, backup)
+        return None
     total = manifest.dump.plain_bytes
     with track("read-back", f"Read {backup.id} back", total=total, unit="bytes") as progress:
         try:
             with toc_reader(tools) as toc:
-                for chunk in plain_chunks(store, backup):
+                for chunk in plain_chunks(store, backup, identity):
                     toc.feed(chunk)
                     progress.advance(len(chunk))
                 found = toc.contents()
         except CommandFailed as error:
-            raise IntegrityError(f"{backup.key(DUMP)} is no archive that can be read: {error.message}") from error
+            raise IntegrityError(f"{backup.dump_key} is no archive that can be read: {error.message}") from error
         check_contents(backup, found)
         progress.say(f"{total / 2**20:,.1f} MiB unchanged, {found.toc.entries} entries")
     return found
@@ -55,15 +61,17 @@ def _verified(settings: Settings, store: Store, wanted: str) -> CheckResult:
     try:
         backup = find(store, settings.environment, wanted)
         tool = backup.manifest.tool
-        found = read_back(store, backup, tools_for(tool.pg_dump_major, settings.home))
+        found = read_back(store, backup, tools_for(tool.pg_dump_major, settings.home), settings.store_identity)
     except (IntegrityError, ObjectMissing) as error:
         return failed(wanted, error.message)
     dump = backup.manifest.dump
-    return ok(
-        wanted,
-        f"{dump.stored_bytes / 2**20:,.1f} MiB stored, {dump.plain_bytes / 2**20:,.1f} MiB unpacked, "
-        f"{found.toc.entries} entries: unchanged",
+    inside = (
+        f"{found.toc.entries} entries: unchanged"
+        if found
+        else ("the stored bytes are unchanged; encrypted, so its contents need KG_STORE_IDENTITY")
     )
+    sizes = f"{dump.stored_bytes / 2**20:,.1f} MiB stored, {dump.plain_bytes / 2**20:,.1f} MiB unpacked"
+    return ok(wanted, f"{sizes}, {inside}")
 
 
 def check_contents(backup: Backup, found: Contents) -> None:
@@ -71,6 +79,6 @@ def check_contents(backup: Backup, found: Contents) -> None:
     wanted = backup.manifest.toc
     if found.toc != wanted:
         raise IntegrityError(
-            f"the table of contents of {backup.key(DUMP)} is not the manifest's: "
+            f"the table of contents of {backup.dump_key} is not the manifest's: "
             f"{found.toc.entries} entries, {found.toc.sha256[:16]}…; expected {wanted.entries}, {wanted.sha256[:16]}…"
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
-from tasks.core.backup.manifest import DUMP, Backup
-from tasks.core.errors import IntegrityError
+from pydantic import SecretStr
+
+from tasks.core.backup.encryption import DecryptionFailed, decrypted
+from tasks.core.backup.manifest import Backup
+from tasks.core.errors import IntegrityError, SettingsError
 from tasks.core.store.base import Reader, Store, Stored, Tally
 
 CHUNK = 1 << 20  # bytes
+_NEEDED = "set KG_STORE_IDENTITY to the file with its identity, as age-keygen made it"
 _PACKED = 1 << 17  # bytes read at once from the store; what they unpack to comes in pieces of CHUNK
 
 
@@ -28,28 +32,61 @@ class _Counted:
         return self.tally.stored
 
 
-def plain_chunks(store: Store, backup: Backup) -> Generator[bytes]:
+class _Joined:
+    """An iterator of pieces as a reader."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
+
+
+def plain_chunks(store: Store, backup: Backup, identity: SecretStr | None = None) -> Generator[bytes]:
     """The uncompressed archive; memory is constant. Whoever reads to the end knows that every byte is the manifest's.
 
-    Raises IntegrityError, at the latest at the end, that names the object and what is wrong with it; StoreError.
+    Raises IntegrityError, at the latest at the end, that names the object and what is wrong with it; StoreError;
+    SettingsError where it is encrypted and `identity` is missing or another's.
     """
     import zstandard
 
-    wanted, key = backup.manifest.dump, backup.key(DUMP)
-    plain, damage = Tally(), ""
+    wanted, key = backup.manifest.dump, backup.dump_key
+    if wanted.age and identity is None:
+        raise SettingsError(f"{key} is encrypted to {wanted.age}", hint=_NEEDED)
+    plain, damage, wrong_key = Tally(), "", False
     with store.open(key) as reader:
         packed = _Counted(reader)
-        unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_size=_PACKED)  # type: ignore[arg-type]
+        pieces = iter(lambda: packed.read(_PACKED), b"")
+        clear = _Joined(decrypted(pieces, identity)) if wanted.age and identity else packed
+        unpacked = zstandard.ZstdDecompressor().stream_reader(clear, read_size=_PACKED)  # type: ignore[arg-type]
         try:
             while chunk := unpacked.read(CHUNK):
                 yield plain.add(chunk)
         except zstandard.ZstdError as error:
-            damage = str(error)
+            damage = f"does not unpack: {error}"
+        except DecryptionFailed as error:
+            damage, wrong_key = f"does not decrypt: {error}", error.wrong_key
         stored = packed.drain()
     _compare(key, "stored", stored, Stored(wanted.stored_bytes, wanted.stored_sha256))
+    if wrong_key:  # the bytes are those that were written
+        raise SettingsError(f"KG_STORE_IDENTITY does not fit {key}, which is encrypted to {wanted.age}", hint=_NEEDED)
     if damage:
-        raise IntegrityError(f"{key} does not unpack: {damage}")
+        raise IntegrityError(f"{key} {damage}")
     _compare(key, "unpacked", plain.stored, Stored(wanted.plain_bytes, wanted.plain_sha256))
+
+
+def check_stored(store: Store, backup: Backup) -> None:
+    """Only that the stored bytes are the manifest's: all that can be said of an encrypted one without its identity."""
+    wanted = backup.manifest.dump
+    with store.open(backup.dump_key) as reader:
+        stored = _Counted(reader).drain()
+    _compare(backup.dump_key, "stored", stored, Stored(wanted.stored_bytes, wanted.stored_sha256))
 
 
 def _compare(key: str, form: str, found: Stored, wanted: Stored) -> None:

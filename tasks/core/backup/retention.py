@@ -6,7 +6,7 @@ window stands still, and what is good stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -14,9 +14,10 @@ from typing import NamedTuple
 from sql import query
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import Library, read_library
-from tasks.core.backup.manifest import DUMP, KEEP, MANIFEST, PROOF, Backup, Identity
+from tasks.core.backup.manifest import DUMP, ENCRYPTED, KEEP, MANIFEST, PROOF, Backup, Identity
+from tasks.core.backup.replaced import drop_replaced, find_replaced, reason_to_keep
 from tasks.core.errors import StoreError
-from tasks.core.postgres.connections import connect, database_errors, target
+from tasks.core.postgres.connections import Connection, connect, database_errors, target
 from tasks.core.progress import note
 from tasks.core.schema import ledger
 from tasks.core.settings import RetentionSettings, Settings
@@ -36,13 +37,14 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class RetentionPlan:
-    """`sweep` names remains: folders without a manifest and unfinished uploads. `problems` are left alone.
-    `stored_bytes` has the size of each that is named in the others, where it is known.
+    """`sweep` names remains: folders without a manifest and unfinished uploads; `replaced` schemas of the database.
+    `problems` are left alone. `stored_bytes` has the size of each that is named in the others, where it is known.
     """
 
     keep: tuple[Decision, ...]
     delete: tuple[Decision, ...]
     sweep: tuple[Decision, ...] = ()
+    replaced: tuple[Decision, ...] = ()
     problems: tuple[Decision, ...] = ()
     stored_bytes: Mapping[str, int] = field(default_factory=dict)
 
@@ -81,9 +83,10 @@ def plan(
     return RetentionPlan(tuple(keep), tuple(delete), stored_bytes=sizes)
 
 
-def prune(settings: Settings, *, apply: bool) -> RetentionPlan:
+def prune(settings: Settings, *, apply: bool, guard: Callable[[Connection], None] | None = None) -> RetentionPlan:
     """What would go, and with `apply` does. Raises DatabaseError, StoreError; a run that was cut short is completed
-    by the next, and what it had begun to delete is no longer listed as a backup.
+    by the next, and what it had begun to delete is no longer listed as a backup. `guard` is asked before replaced
+    tables are dropped for good.
     """
     store = open_store(settings)
     standing, drift = _standing(settings)
@@ -97,9 +100,47 @@ def prune(settings: Settings, *, apply: bool) -> RetentionPlan:
     remains = () if hold else tuple(_remains(store, settings.environment, library, before))
     sizes = {each.id: sum(entry.size for entry in each.entries) for each in library.leftovers}
     decided = replace(decided, sweep=remains, problems=problems, stored_bytes={**decided.stored_bytes, **sizes})
-    if apply:
-        _apply(store, settings.environment, decided, library)
+    decided = _with_locked(store, settings.environment, decided, now)
+    with connect(target(settings), purpose="prune", database=settings.database) as conn:
+        decided = _with_replaced(conn, decided, library, settings.retention, standing.database, hold, now)
+        if apply:
+            _apply(store, settings.environment, decided, library)
+            for decision in decided.replaced:
+                drop_replaced(conn, decision.id, guard)
     return decided
+
+
+def _with_locked(store: Store, environment: str, decided: RetentionPlan, now: datetime) -> RetentionPlan:
+    """What an object lock holds stays: a delete would only hide it, or fail."""
+    keep, delete = list(decided.keep), []
+    for decision in decided.delete:
+        until = store.locked_until(f"{environment}/{decision.id}/{MANIFEST}")
+        if until and until > now:
+            keep.append(Decision(decision.id, f"locked in the store until {until:%Y-%m-%d %H:%M} UTC"))
+        else:
+            delete.append(decision)
+    return replace(decided, keep=tuple(keep), delete=tuple(delete))
+
+
+def _with_replaced(
+    conn: Connection,
+    decided: RetentionPlan,
+    library: Library,
+    policy: RetentionSettings,
+    database: Identity,
+    hold: str,
+    now: datetime,
+) -> RetentionPlan:
+    own = [backup for backup in library.backups if backup.manifest.database.is_same(database)]
+    keep, drop, sizes = list(decided.keep), [], dict(decided.stored_bytes)
+    for each in find_replaced(conn):
+        reason = hold or reason_to_keep(each, own, policy, now)
+        sizes[each.schema] = each.size_bytes
+        if reason:
+            keep.append(Decision(each.schema, reason))
+        else:
+            drop.append(Decision(each.schema, f"replaced tables, older than {policy.replaced_days} days"))
+    return replace(decided, keep=tuple(keep), replaced=tuple(drop), stored_bytes=sizes)
 
 
 def _reason_to_hold(own: Sequence[Backup], policy: RetentionSettings, now: datetime) -> str:
@@ -119,6 +160,10 @@ def _needed(own: Sequence[Backup], policy: RetentionSettings, standing: Standing
     """Those that stay at any age. Later entries give the weightier reason."""
     proved = [backup for backup in own if backup.proved]
     needed = {b.id: f"among the {policy.minimum_proved} newest proved" for b in proved[-policy.minimum_proved :]}
+    for word, period, count in (("month", "%Y-%m", policy.monthly), ("week", "%G-W%V", policy.weekly)):
+        newest_in = {f"{backup.created:{period}}": backup for backup in proved}
+        for name in sorted(newest_in)[len(newest_in) - min(count, len(newest_in)) :]:
+            needed[newest_in[name].id] = f"the newest proved of the {word} {name}"
     newest_of = {backup.manifest.revision: backup for backup in proved}  # ascending: the newest one stays
     for revision, backup in newest_of.items():
         if revision in standing.revisions:
@@ -178,7 +223,7 @@ def _apply(store: Store, environment: str, decided: RetentionPlan, library: Libr
         if store.exists(f"{environment}/{decision.id}/{KEEP}"):
             note(f"backup {decision.id} was marked to be kept meanwhile")
             continue
-        for name in (MANIFEST, PROOF, DUMP):
+        for name in (MANIFEST, PROOF, DUMP, ENCRYPTED):
             store.delete(f"{environment}/{decision.id}/{name}")
         note(f"deleted backup {decision.id}: {decision.reason}")
     leftovers = {leftover.id: leftover for leftover in library.leftovers}

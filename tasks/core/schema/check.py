@@ -129,7 +129,14 @@ def _store(settings: Settings) -> CheckResult:
 
     store = open_store(settings)
     lacking = probe(store)
-    return ok("store", f"{store.url} can be written and read" + "".join(f"; it lacks: {one}" for one in lacking))
+    encrypts = ""
+    if settings.store_key:
+        from tasks.core.backup.encryption import check_recipient
+
+        encrypts = f"; dumps are encrypted to {check_recipient(settings.store_key)}"
+    return ok(
+        "store", f"{store.url} can be written and read{encrypts}" + "".join(f"; it lacks: {one}" for one in lacking)
+    )
 
 
 def _proved_backup(conn: Connection, settings: Settings) -> CheckResult:

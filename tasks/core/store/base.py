@@ -74,6 +74,9 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
+    def locked_until(self, key: str) -> datetime | None:
+        """Until when the store itself lets nobody delete it for good; None where nothing locks it, or it is missing."""
+
     def unfinished(self, prefix: str, before: datetime) -> Iterator[str]:
         """Uploads under `prefix` that were begun before that time and never ended, each with a name to `discard`."""
 

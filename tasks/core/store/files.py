@@ -81,6 +81,9 @@ class FileStore:
         with _errors(f"look for {key} in {self.url}"):
             return self._path(key).is_file()
 
+    def locked_until(self, key: str) -> datetime | None:
+        return None
+
     def unfinished(self, prefix: str, before: datetime) -> Iterator[str]:
         with _errors(f"list {self.url}"):
             for path in self._files(check_prefix(prefix)):

@@ -4,6 +4,7 @@ Who and where come from boto3's own AWS_* variables (AWS_ENDPOINT_URL_S3 too); h
     KG_STORE_SSE            AES256, aws:kms, or aws:kms:<key id>
     KG_STORE_STORAGE_CLASS  for example STANDARD_IA
     KG_STORE_BUCKET_OWNER   account id; another owner's bucket is refused by S3
+    KG_STORE_LOCK           GOVERNANCE:<days> or COMPLIANCE:<days>: object lock, so long from the writing on
     KG_STORE_ADDRESSING     path or virtual, where boto3's own choice is wrong for an endpoint
 """
 
@@ -13,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import boto3
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef
 
 
+LOCKED = ("manifest.json", ".zst", ".zst.age")  # a proof is written again by each drill
+
+
 @dataclass
 class S3Store:
     """Objects under `prefix` of `bucket`. The client is thread-safe, and made by from_environment."""
@@ -40,6 +44,7 @@ class S3Store:
     stall_timeout: timedelta
     owner: dict[str, Any] = field(default_factory=dict)
     keeping: dict[str, Any] = field(default_factory=dict)
+    lock: tuple[str, timedelta] | None = None
 
     @classmethod
     def from_environment(
@@ -58,6 +63,7 @@ class S3Store:
             stall_timeout=stall_timeout,
             owner={"ExpectedBucketOwner": owner} if owner else {},
             keeping=_keeping(env),
+            lock=_lock(env),
         )
 
     @property
@@ -107,6 +113,17 @@ class S3Store:
             return False
         return True
 
+    def locked_until(self, key: str) -> datetime | None:
+        """Raises StoreError; the answer to HEAD has it, for who may ask for an object's retention."""
+        try:
+            with s3_errors(f"look for {key} in {self.url}", self.bucket):
+                found = self.client.head_object(**self._object(key))
+        except ObjectMissing:
+            return None
+        if found.get("ObjectLockLegalHoldStatus") == "ON":
+            return datetime.max.replace(tzinfo=UTC)
+        return found.get("ObjectLockRetainUntilDate")
+
     def unfinished(self, prefix: str, before: datetime) -> Iterator[str]:
         pages = self.client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self.bucket, Prefix=self.prefix + check_prefix(prefix), **self.owner
@@ -140,11 +157,18 @@ class S3Store:
     def _object(self, key: str) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": self.prefix + check_key(key), **self.owner}
 
+    def _kept(self, key: str) -> dict[str, Any]:
+        """How the object is to be kept. Only what makes a backup is locked: a probe must be deletable, a mark too."""
+        if self.lock is None or not key.endswith(LOCKED):
+            return self.keeping
+        until = datetime.now(UTC) + self.lock[1]
+        return {**self.keeping, "ObjectLockMode": self.lock[0], "ObjectLockRetainUntilDate": until}
+
     def _put_whole(self, key: str, content: bytes, condition: dict[str, Any]) -> None:
         checksum: dict[str, Any] = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": sha256_header(content)}
         try:
             with s3_errors(f"write {key} to {self.url}", self.bucket):
-                self.client.put_object(**self._object(key), Body=content, **checksum, **self.keeping, **condition)
+                self.client.put_object(**self._object(key), Body=content, **checksum, **self._kept(key), **condition)
         except ObjectExists:
             self._accept_own(key, content)
 
@@ -157,7 +181,7 @@ class S3Store:
     def _put_parts(self, key: str, pieces: Iterable[bytes], condition: dict[str, Any]) -> None:
         target, doing = self._object(key), f"write {key} to {self.url}"
         with s3_errors(doing, self.bucket):
-            begun = self.client.create_multipart_upload(**target, ChecksumAlgorithm="SHA256", **self.keeping)
+            begun = self.client.create_multipart_upload(**target, ChecksumAlgorithm="SHA256", **self._kept(key))
         upload = {**target, "UploadId": begun["UploadId"]}
 
         def send(number: int, body: Body, digest: str) -> str:
@@ -233,6 +257,18 @@ def _keeping(env: Mapping[str, str]) -> dict[str, Any]:
     if storage_class:
         found["StorageClass"] = storage_class
     return found
+
+
+def _lock(env: Mapping[str, str]) -> tuple[str, timedelta] | None:
+    """The object lock's mode and length. Raises SettingsError."""
+    mode, _, days = env.get("KG_STORE_LOCK", "").partition(":")
+    if not mode:
+        return None
+    if mode not in ("GOVERNANCE", "COMPLIANCE") or not (days.isdecimal() and int(days)):
+        raise SettingsError(
+            "KG_STORE_LOCK is no object lock", hint="put GOVERNANCE:<days> or COMPLIANCE:<days> in it, or leave it out"
+        )
+    return mode, timedelta(days=int(days))
 
 
 def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

