@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -159,11 +160,21 @@ def _limited(child: Running, timeout: float | None) -> Iterator[None]:
 
 
 def failure_text(child: Running) -> str:
-    """One line: the program, its status, and the last thing it said."""
+    """One line: the program, its status or the signal that ended it, and the last thing it said."""
     name = Path(str(child.process.args[0])).name  # type: ignore[index]
     said = next((line for line in reversed(child.stderr) if "error" in line.lower()), None)
-    said = said or (child.stderr[-1] if child.stderr else "it said nothing")
-    return f"{name} ended with status {child.process.returncode}: {said}"
+    said = said or (child.stderr[-1] if child.stderr else "")
+    status = child.process.returncode
+    if status < 0:  # mostly the kernel's, where memory is short: then nothing was said
+        return f"{name} was ended by {_signal_name(-status)}" + (f": {said}" if said else "")
+    return f"{name} ended with status {status}: {said or 'it said nothing'}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def which(name: str) -> Path | None:

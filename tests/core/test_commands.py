@@ -116,3 +116,11 @@ def test_a_launched_child_outlives_the_call_and_has_no_secret(tmp_path: Path, mo
         child.kill()
         child.wait()
         child.stdout.close()
+
+
+def test_a_signal_that_ended_a_program_is_named() -> None:
+    with pytest.raises(CommandFailed, match=r"was ended by SIGKILL$"):
+        commands.run([PYTHON, "-c", "import os; os.kill(os.getpid(), 9)"], timeout=10)
+    program = "import os, sys; print('working', file=sys.stderr, flush=True); os.kill(os.getpid(), 15)"
+    with pytest.raises(CommandFailed, match=r"was ended by SIGTERM: working$"):
+        commands.run([PYTHON, "-c", program], timeout=10)

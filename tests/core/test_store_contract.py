@@ -429,3 +429,25 @@ def test_a_slow_source_is_no_stall() -> None:
     time.sleep(2.5)
     uploads.add(2, b"y")
     assert len(uploads.finish()) == 2
+
+
+def test_a_broken_link_among_the_files_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="tasks")
+    store = FileStore(tmp_path)
+    store.put(KEY, [b"whole"])
+    (tmp_path / KEY).with_name("stray").symlink_to(tmp_path / "nowhere")
+    (tmp_path / KEY).with_name(f".gone.{uuid4().hex}.part").symlink_to(tmp_path / "nowhere")
+    assert [entry.key for entry in store.list("dev/")] == [KEY]
+    assert list(store.unfinished("dev/", far_future())) == []
+    assert f"{tmp_path / KEY.rpartition('/')[0]}/stray is a broken link, and not ours" in caplog.text
+
+
+def test_a_file_that_goes_while_it_is_listed_is_passed_over(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    for name in ("a", "b", "c"):
+        store.put(f"dev/{name}", [b"whole"])
+    listed = []
+    for entry in store.list("dev/"):
+        listed.append(entry.key)
+        store.delete("dev/b")
+    assert listed == ["dev/a", "dev/c"]

@@ -103,7 +103,7 @@ def test_a_pg_dump_that_fails_leaves_no_upload_on_s3(
 
     monkeypatch.setattr(store, "put", watched)
     monkeypatch.setattr(dump, "open_store", lambda _: store)
-    with pytest.raises(CommandFailed, match="pg_dump ended with status -9"):
+    with pytest.raises(CommandFailed, match="pg_dump was ended by SIGKILL"):
         back_up(on_s3)
     assert read_library(store, "dev").leftovers == ()
     assert list(store.list("")) == []

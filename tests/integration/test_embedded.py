@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from tests.processes import (
     Person,
     assert_all_is_over,
     end,
+    free_port,
     guardian_of,
     heard,
     is_gone,
@@ -229,3 +234,53 @@ def test_joining_is_quick(person: Person) -> None:
     _, joined = person.run(timed)
     assert float(str(fresh["seconds"])) < 10
     assert float(str(joined["seconds"])) < 0.2
+
+
+@contextmanager
+def started_by_hand(person: Person, *settings: str) -> Iterator[int]:
+    """The pid of a server on the person's data that names its folder as seen from where it was started."""
+    child, _ = person.run(USE)
+    place = person.home / "postgres"
+    program = Path(f"/proc/{server_of(place)}/exe").readlink()
+    end(child)
+    assert_all_is_over(place)
+    owner = (place / "data").stat()
+    words = [str(program), "-D", "data", *(word for setting in settings for word in ("-c", setting))]
+    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    with (place / "log").open("ab") as log:
+        server = subprocess.Popen(words, cwd=place, stderr=log, **account)  # type: ignore[call-overload]
+    try:
+        until(lambda: "ready" in _text(place / "data" / "postmaster.pid"), seconds=20)
+        yield server.pid
+        assert server.poll() is None
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait(timeout=20)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_server_started_by_hand_is_used_and_left_running(person: Person) -> None:
+    port = free_port()
+    with started_by_hand(person, f"port={port}", "unix_socket_directories=") as server:
+        place = person.home / "postgres"
+        child, said = person.run(USE)
+        assert said["port"] == port
+        write(reached(said), "kept")
+        end(child)
+        until(lambda: not guardian_of(place))
+        assert server_of(place) == server
+        assert (place / "data" / "postmaster.pid").read_text().startswith(f"{server}\n")
+
+
+@pytest.mark.slow
+def test_a_server_started_by_hand_that_does_not_listen_is_named(person: Person) -> None:
+    with started_by_hand(person, "listen_addresses=", "unix_socket_directories=/tmp", f"port={free_port()}") as server:
+        place = person.home / "postgres"
+        _, said = person.run(REFUSED)
+        assert f"process {server}" in str(said["message"])
+        assert "does not listen on 127.0.0.1" in str(said["message"])
+        assert f"kill -INT {server}" in str(said["hint"])
+        assert (place / "data" / "postmaster.pid").exists()

@@ -68,8 +68,17 @@ def address(place: Place, port: int, database: str) -> Address:
 
 
 def port_served(place: Place) -> int | None:
-    """The port of the server that takes connections and has a guardian, None where there is no such."""
+    """The port of the server that takes connections and has a guardian, None where there is no such.
+
+    Raises OpsError where it cannot be reached: somebody started it by hand, with settings of their own.
+    """
     found = guardian.running(str(place.data))
+    if found and found[2] and not guardian.listens(str(place.data)):
+        raise OpsError(
+            f"a PostgreSQL that was started by hand (process {found[0]}) runs on {place.data} and does not listen on "
+            f"{HOST}",
+            hint=f"stop it (kill -INT {found[0]}) and run this again, or start it with -c listen_addresses={HOST}",
+        )
     return found[1] if found and found[2] and locks.is_held(place.guardian_lock) else None
 
 

@@ -5,10 +5,11 @@
 PLACE holds `data` and two lock files. Whoever uses the server holds a shared lock on `users.lock`; the kernel takes it
 back when that process ends, also by kill -9. This program asks for the exclusive lock again and again, and once it has
 it, nobody is left: it stops the server, removes PLACE if told so, and ends. It holds `guardian.lock` for as long as it
-lives. A server that runs already (its guardian was killed) is taken over. Standard library only, few imports (hence
+lives. A server that runs already (its guardian was killed) is taken over; one that somebody started by hand is watched,
+and left running in the end. Standard library only, few imports (hence
 no pathlib): its start is part of each command's.
 """
-# ruff: noqa: PTH108, PTH112, PTH118, PTH119, PTH123
+# ruff: noqa: PTH108, PTH112, PTH118, PTH119, PTH121, PTH123
 
 from __future__ import annotations
 
@@ -39,10 +40,20 @@ def running(data: str) -> tuple[int, int, bool] | None:
     return pid, int(lines[3]) if len(lines) > 3 else 0, ready
 
 
-def is_server(pid: int, data: str) -> bool:
-    """Whether `pid` is the server of `data`: its command line says so. A pid alone could be anybody's after a crash.
+def listens(data: str) -> bool:
+    """Whether the server of `data` listens on 127.0.0.1, by the first address that it says it listens on."""
+    with contextlib.suppress(OSError), open(os.path.join(data, "postmaster.pid"), encoding="utf-8") as stream:
+        lines = stream.read().splitlines()
+        return len(lines) > 5 and lines[5].strip() in ("127.0.0.1", "localhost", "*", "0.0.0.0")  # noqa: S104
+    return False
 
-    (/proc/PID/cwd would be the other way to know, but root in a container may not read it of another account.)
+
+def is_server(pid: int, data: str) -> bool:
+    """Whether `pid` is the server of `data`: its command line says so, or it stands in that folder. A pid alone could
+    be anybody's after a crash.
+
+    (A server enters its data folder, whatever its command line calls that; but root in a container may not see where a
+    process of another account stands.)
     """
     try:
         os.kill(pid, 0)
@@ -52,24 +63,49 @@ def is_server(pid: int, data: str) -> bool:
         pass
     if not os.path.isdir("/proc/self"):
         return True
+    return is_named(pid, data) or (is_postgres(pid) and stands_in(pid, data) is True)
+
+
+def is_named(pid: int, data: str) -> bool:
+    """Whether `pid` is a server whose command line names `data`, as that of every server of ours does."""
+    return is_postgres(pid) and os.fsencode(data) in command_line(pid)
+
+
+def is_postgres(pid: int) -> bool:
+    return os.path.basename(command_line(pid)[0]) == b"postgres"
+
+
+def command_line(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            words = stream.read().split(b"\0")  # empty for a zombie
+            return stream.read().split(b"\0")  # one empty word for a zombie
+    except OSError:
+        return [b""]
+
+
+def stands_in(pid: int, folder: str) -> bool | None:
+    """Whether `folder` is where that process stands; None where we may not know."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/cwd", folder)
+    except PermissionError:
+        return None
     except OSError:
         return False
-    return os.path.basename(words[0]) == b"postgres" and os.fsencode(data) in words
 
 
 def clear_stale(data: str) -> None:
     """Remove a crashed server's pid file where its pid is somebody else's now: the server would think it runs.
 
-    Where the pid is free the file stays: the server also finds its lost children's shared memory by it.
+    Where the pid is free the file stays: the server also finds its lost children's shared memory by it. It also stays
+    where a PostgreSQL has the pid that may be the server of `data`: two servers on one folder would destroy it.
     """
     path = os.path.join(data, "postmaster.pid")
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open(path, encoding="utf-8") as stream:
             pid = int(stream.readline())
-        if os.path.isdir(f"/proc/{pid}") and not is_server(pid, data):
+        if not os.path.isdir(f"/proc/{pid}") or is_server(pid, data):
+            return
+        if not is_postgres(pid) or stands_in(pid, data) is False:
             os.unlink(path)
 
 
@@ -145,8 +181,10 @@ def main(place: str, uid: str, gid: str, mode: str, *argv: str) -> int:
     fcntl.flock(own, fcntl.LOCK_EX)
     for number in SIGNALS:
         signal.signal(number, leave)
+    ours = True
     if found := running(data):
         child, pid = None, found[0]
+        ours = is_named(pid, data) or not os.path.isdir("/proc/self")
     else:
         child = start(list(argv), data, int(uid), int(gid))
         pid = child.pid
@@ -160,7 +198,7 @@ def main(place: str, uid: str, gid: str, mode: str, *argv: str) -> int:
     except SystemExit:
         pass  # a signal asked for the end
     finally:
-        if is_server(pid, data):
+        if (ours or mode == "REMOVE") and is_server(pid, data):
             stop(pid, data, keep=mode == "KEEP")
     if mode == "REMOVE":
         import shutil

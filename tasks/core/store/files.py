@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from tasks.core.errors import ObjectExists, ObjectMissing, StoreError
+from tasks.core.progress import note
 from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check_prefix
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")
@@ -68,8 +69,8 @@ class FileStore:
         with _errors(f"list {self.url}"):
             found = [path for path in self._files(check_prefix(prefix)) if not _TEMPORARY.fullmatch(path.name)]
         for key, path in sorted((self._key(path), path) for path in found):
-            if key.startswith(prefix):
-                yield Entry(key, path.stat().st_size, _modified(path))
+            if key.startswith(prefix) and (status := self._status(path)):
+                yield Entry(key, status.st_size, _modified(status))
 
     def delete(self, key: str) -> None:
         with _errors(f"delete {key} of {self.url}"):
@@ -88,7 +89,9 @@ class FileStore:
         with _errors(f"list {self.url}"):
             for path in self._files(check_prefix(prefix)):
                 name = self._key(path)
-                if _TEMPORARY.fullmatch(path.name) and name.startswith(prefix) and _modified(path) < before:
+                if not (_TEMPORARY.fullmatch(path.name) and name.startswith(prefix)):
+                    continue
+                if (status := self._status(path)) and _modified(status) < before:
                     yield name
 
     def discard(self, name: str) -> None:
@@ -112,6 +115,16 @@ class FileStore:
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
+
+    def _status(self, path: Path) -> os.stat_result | None:
+        """None where another run has deleted it meanwhile, or where it is a link that leads nowhere."""
+        with _errors(f"list {self.url}"):
+            try:
+                return path.stat()
+            except FileNotFoundError:
+                if path.is_symlink():
+                    note(f"{path} is a broken link, and not ours: passed over")
+                return None
 
     def _files(self, prefix: str) -> Sequence[Path]:
         """Below the deepest folder that `prefix` names; a folder that is not there has none."""
@@ -151,8 +164,8 @@ class _Reader:
             return b"".join(iter(lambda: os.read(self._descriptor, 1 << 20), b""))
 
 
-def _modified(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+def _modified(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
 def _publish(temporary: Path, final: Path, only_if_absent: bool) -> None:
