@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import application, backups, database
+from flows.cli import application, backups, database, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
 
@@ -37,7 +37,7 @@ for panel, name, verb in (
     (_LOOK, "search", application.search),
     (_CHANGE, "deploy", database.deploy),
     (_CHANGE, "rollback", database.rollback),
-    (_CHANGE, "reindex", database.reindex),
+    (_CHANGE, "reindex", vectors.reindex),
     (_KEEP, "backup", backups.backup),
     (_KEEP, "restore-drill", backups.restore_drill),
     (_KEEP, "prune", backups.prune),

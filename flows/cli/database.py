@@ -1,4 +1,4 @@
-"""Verbs that look at or change the database: check, verify, deploy, rollback, reindex."""
+"""Verbs that look at or change the database: check, verify, deploy, rollback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.confirm import confirm
 from flows.cli.options import (
-    Apply,
     BackupId,
     EnvironmentName,
     Json,
@@ -20,10 +19,9 @@ from flows.cli.options import (
     Verbose,
     Yes,
 )
-from tasks.core.errors import OpsError
 
 if TYPE_CHECKING:
-    from tasks.core.documents import DeployDocument, ReindexDocument, ReportDocument, RollbackDocument
+    from tasks.core.documents import DeployDocument, ReportDocument, RollbackDocument
     from tasks.core.operations.plan import DeployPlan
     from tasks.core.settings import Settings
 
@@ -133,26 +131,6 @@ def rollback(
         return RollbackDocument(state="failed", environment=environment, strategy=strategy.value)
 
     return answer(Output(json, verbose), work, render.rollback, partial=partial)
-
-
-def reindex(environment: EnvironmentName, apply: Apply = False, json: Json = False, verbose: Verbose = False) -> int:
-    """Say which vector indexes should be built anew, and why. Building them (--apply) is not there yet."""
-
-    def work() -> ReindexDocument:
-        from tasks.core.settings import load_settings
-
-        settings = load_settings(environment)
-        if apply:
-            raise OpsError(
-                "building a vector index anew beside the old one is not there yet; nothing was done",
-                hint=f"kg reindex {environment} says whether it is needed and with which parameters",
-            )
-        from tasks.core.documents import ReindexDocument
-        from tasks.core.vectors.advice import advise
-
-        return ReindexDocument.of(settings.environment, advise(settings))
-
-    return answer(Output(json, verbose), work, render.reindex)
 
 
 def agreed_plan(settings: Settings, yes: bool) -> str:

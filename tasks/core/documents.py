@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from tasks.core.document_base import Document, Part, attach, attached, to_json
+from tasks.core.reindex_document import ReindexDocument
 from tasks.core.settings import Environment
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     from tasks.core.backup.manifest import Backup
     from tasks.core.backup.retention import Decision, RetentionPlan
     from tasks.core.schema.report import Report
-    from tasks.core.vectors.advice import Advice
 
-__all__ = ["DOCUMENTS", "Document", "attach", "attached", "to_json"]  # and every class below
+__all__ = ["DOCUMENTS", "Document", "ReindexDocument", "attach", "attached", "to_json"]  # and every class below
 
 FailureState = Literal["failed", "refused"]
 DeployState = Literal["deployed", "nothing-pending", "scheduled", "waiting-approval", "held", "failed", "refused"]
@@ -198,47 +198,6 @@ class PruneDocument(Document):
             delete=items((*plan.delete, *plan.sweep)),
             problems=items(plan.problems),
         )
-
-
-class IndexAdvice(Part):
-    """One vector index. Sizes in bytes, latencies in milliseconds."""
-
-    name: str
-    table: str
-    column: str
-    advice: Literal["keep", "rebuild"]
-    reasons: tuple[str, ...]
-    rows: int
-    rows_at_build: int | None = None
-    size_bytes: int
-    valid: bool
-    parameters: dict[str, int] = Field(description="m and ef_construction as they are")
-    suggested: dict[str, int] = Field(description="... and as the guide's table has them for so many rows")
-    build_memory_bytes: int | None = Field(None, description="maintenance_work_mem that a build in memory needs")
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-
-    @classmethod
-    def of(cls, advice: Advice) -> Self:
-        derived = {
-            "advice": "rebuild" if advice.reasons else "keep",
-            "parameters": {"m": advice.m, "ef_construction": advice.ef_construction},
-            "suggested": dict(zip(("m", "ef_construction"), advice.suggested, strict=True)),
-        }
-        same = {name: getattr(advice, name) for name in cls.model_fields if name not in derived}
-        return cls.model_validate({**same, **derived})
-
-
-class ReindexDocument(Document):
-    """`kg reindex`."""
-
-    environment: Environment
-    applied: bool = Field(False, description="False: advice only, nothing was built")
-    indexes: tuple[IndexAdvice, ...]
-
-    @classmethod
-    def of(cls, environment: Environment, advice: Sequence[Advice]) -> Self:
-        return cls(environment=environment, indexes=tuple(IndexAdvice.of(each) for each in advice))
 
 
 class SkippedFile(Part):
