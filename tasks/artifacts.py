@@ -15,13 +15,19 @@ from tasks.core.schema.verify import Report
 from tasks.core.settings import Environment
 from tasks.core.vectors.advice import Advice
 
+VERDICTS = {"ok": "✅ keep", "rebuild": "🔁 rebuild", "note": "ℹ note", "unknown": "⏭ not measured"}
 MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped"}
 
 
 def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> None:
     """A table artifact; an empty one says so."""
     content = [dict(row) for row in rows] or [{"": "nothing"}]
-    create_table_artifact(table=content, key=re.sub(r"[^a-z0-9-]", "-", key.lower()), description=description)
+    create_table_artifact(table=content, key=key_of(key), description=description)
+
+
+def key_of(text: str) -> str:
+    """As Prefect wants a key: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9-]", "-", text.lower())
 
 
 def report_artifact(key: str, title: str, report: Report) -> None:
@@ -69,15 +75,17 @@ def retention_artifact(environment: Environment, plan: RetentionPlan, *, applied
 
 
 def advice_artifact(environment: Environment, advice: Sequence[Advice]) -> None:
+    """A line for each thing looked at of each index."""
     rows = [
         {
-            "index": each.name,
-            "vectors": each.rows,
-            "P95": "" if each.p95_ms is None else f"{each.p95_ms:.1f} ms",
-            "m / ef_construction": f"{each.m} / {each.ef_construction}",
-            "advice": "; ".join(each.reasons) or "keep",
+            "index": one.name,
+            "measure": line.what,
+            "found": line.figure,
+            "verdict": VERDICTS[line.verdict],
+            "why": line.why,
         }
-        for each in advice
+        for one in advice
+        for line in one.findings
     ]
     table(f"reindex-{environment}", f"Re-index advice for {environment}", rows)
 

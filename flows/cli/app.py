@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import application, backups, database
+from flows.cli import application, backups, database, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
 
@@ -39,7 +39,7 @@ for panel, name, verb in (
     (_CHANGE, "deploy", database.deploy),
     (_CHANGE, "rollback", database.rollback),
     (_CHANGE, "recover", database.recover),
-    (_CHANGE, "reindex", database.reindex),
+    (_CHANGE, "reindex", vectors.reindex),
     (_KEEP, "backup", backups.backup),
     (_KEEP, "restore-drill", backups.restore_drill),
     (_KEEP, "prune", backups.prune),

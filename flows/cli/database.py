@@ -1,4 +1,4 @@
-"""Verbs that look at or change the database: check, plan, verify, deploy, rollback, recover, reindex."""
+"""Verbs that look at or change the database: check, plan, verify, deploy, rollback, recover."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.confirm import confirm
 from flows.cli.options import (
-    Apply,
     BackupId,
     EnvironmentName,
     Json,
@@ -24,14 +23,12 @@ from flows.cli.options import (
     WholeDatabase,
     Yes,
 )
-from tasks.core.errors import OpsError
 
 if TYPE_CHECKING:
     from tasks.core.documents import (
         DeployDocument,
         PlanDocument,
         RecoverDocument,
-        ReindexDocument,
         ReportDocument,
         RollbackDocument,
     )
@@ -203,26 +200,6 @@ def recover(
             return recover(environment=settings.environment, terminate=terminate)
 
     return answer(Output(json, verbose), work, render.recover)
-
-
-def reindex(environment: EnvironmentName, apply: Apply = False, json: Json = False, verbose: Verbose = False) -> int:
-    """Say which vector indexes should be built anew, and why. Building them (--apply) is not there yet."""
-
-    def work() -> ReindexDocument:
-        from tasks.core.settings import load_settings
-
-        settings = load_settings(environment)
-        if apply:
-            raise OpsError(
-                "building a vector index anew beside the old one is not there yet; nothing was done",
-                hint=f"kg reindex {environment} says whether it is needed and with which parameters",
-            )
-        from tasks.core.documents import ReindexDocument
-        from tasks.core.vectors.advice import advise
-
-        return ReindexDocument.of(settings.environment, advise(settings))
-
-    return answer(Output(json, verbose), work, render.reindex)
 
 
 def agreed_plan(settings: Settings, yes: bool) -> str:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         PlanDocument,
         PruneDocument,
         RecoverDocument,
-        ReindexDocument,
         ReportDocument,
         RollbackDocument,
         SearchHit,
@@ -190,23 +189,6 @@ def prune(document: PruneDocument) -> None:
         say(f"a dry run: kg prune {document.environment} --apply deletes")
 
 
-def reindex(document: ReindexDocument) -> None:
-    rows = [
-        (
-            each.name,
-            f"{each.rows:,}",
-            size(each.size_bytes),
-            _parameters(each.parameters),
-            each.advice if each.advice == "keep" else f"rebuild with {_parameters(each.suggested)}",
-            "; ".join(each.reasons),
-        )
-        for each in document.indexes
-    ]
-    table(("index", "rows", "size", "now", "advice", "why"), rows)
-    if not rows:
-        say("no vector index found")
-
-
 def index(document: IndexDocument) -> None:
     say(
         f"indexed {document.indexed:,} of {document.files:,} files with {document.embedder} in "
@@ -262,7 +244,3 @@ def _with_remedy(item: CheckItem) -> str:
 def _proof(document: BackupDocument) -> str:
     grade = f" ({document.grade})" if document.grade else ""
     return f"proved{grade}" if document.proved else "not proved"
-
-
-def _parameters(values: dict[str, int]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -66,8 +66,8 @@ ORDER BY {column} OPERATOR ({extension}.<=>) %(probe)s LIMIT %(limit)s;
 -- Make the planner of this transaction pass over indexes. Only ever in a transaction that is rolled back; superusers.
 UPDATE pg_index SET indisvalid = false WHERE indexrelid = ANY (%(oids)s::oid[]);
 
--- name: rows_for_duration
--- A small copy of a table's vectors, to time a build on. Temporary: gone with the session.
+-- name: copy_sample
+-- A small copy of a table's vectors, to build on. Temporary: gone with the session.
 CREATE TEMPORARY TABLE {copy} AS
 SELECT id, {column} FROM {table} WHERE {column} IS NOT NULL ORDER BY md5(id::text) LIMIT {rows};
 
@@ -143,9 +143,10 @@ VALUES (%(name)s, %(rows)s, %(parameters)s, %(operation)s, %(recall_mean)s, %(re
         %(seconds)s);
 
 -- name: chosen_parameters
--- The parameters that a re-index chose for an index, the latest build of each name.
-SELECT DISTINCT ON (index_name) index_name, parameters FROM kg_ops.index_build
-ORDER BY index_name, built_at DESC;
+-- The parameters that re-indexes have chosen for indexes, each once. Not the latest alone: a restored table brings
+-- back those of its backup.
+SELECT DISTINCT index_name, parameters ->> 'm', parameters ->> 'ef_construction'
+FROM kg_ops.index_build WHERE parameters ->> 'by' IS NOT NULL;
 
 -- name: analyze_table
 ANALYZE {table};
@@ -157,3 +158,7 @@ EXPLAIN (FORMAT JSON) {statement};
 -- name: show_setting
 -- What the session really has.
 SHOW {name};
+
+-- name: relation_size
+-- Bytes on disk.
+SELECT pg_relation_size(%(name)s::regclass);

@@ -9,7 +9,6 @@ kg prints it with `error` filled in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Self
@@ -19,6 +18,7 @@ from pydantic import Field
 from tasks.core.backup_documents import BackupDocument, DrillDocument, PruneDocument, PruneItem
 from tasks.core.document_base import CheckItem, Document, Part, attach, attached, to_json
 from tasks.core.plan_documents import PlanDocument
+from tasks.core.reindex_document import ReindexDocument
 from tasks.core.settings import Environment
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tasks.core.operations.recover import Recovered
     from tasks.core.operations.rollback import RolledBack
     from tasks.core.schema.report import Report
-    from tasks.core.vectors.advice import Advice
 
 __all__ = [  # and every class below
     "DOCUMENTS",
@@ -38,6 +37,7 @@ __all__ = [  # and every class below
     "PlanDocument",
     "PruneDocument",
     "PruneItem",
+    "ReindexDocument",
     "attach",
     "attached",
     "to_json",
@@ -163,47 +163,6 @@ class RecoverDocument(Document):
             fingerprint=done.fingerprint,
             revision=done.revision or None,
         )
-
-
-class IndexAdvice(Part):
-    """One vector index. Sizes in bytes, latencies in milliseconds."""
-
-    name: str
-    table: str
-    column: str
-    advice: Literal["keep", "rebuild"]
-    reasons: tuple[str, ...]
-    rows: int
-    rows_at_build: int | None = None
-    size_bytes: int
-    valid: bool
-    parameters: dict[str, int] = Field(description="m and ef_construction as they are")
-    suggested: dict[str, int] = Field(description="... and as the guide's table has them for so many rows")
-    build_memory_bytes: int | None = Field(None, description="maintenance_work_mem that a build in memory needs")
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-
-    @classmethod
-    def of(cls, advice: Advice) -> Self:
-        derived = {
-            "advice": "rebuild" if advice.reasons else "keep",
-            "parameters": {"m": advice.m, "ef_construction": advice.ef_construction},
-            "suggested": dict(zip(("m", "ef_construction"), advice.suggested, strict=True)),
-        }
-        same = {name: getattr(advice, name) for name in cls.model_fields if name not in derived}
-        return cls.model_validate({**same, **derived})
-
-
-class ReindexDocument(Document):
-    """`kg reindex`."""
-
-    environment: Environment
-    applied: bool = Field(False, description="False: advice only, nothing was built")
-    indexes: tuple[IndexAdvice, ...]
-
-    @classmethod
-    def of(cls, environment: Environment, advice: Sequence[Advice]) -> Self:
-        return cls(environment=environment, indexes=tuple(IndexAdvice.of(each) for each in advice))
 
 
 class SkippedFile(Part):

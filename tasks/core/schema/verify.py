@@ -13,6 +13,7 @@ from tasks.core.postgres.connections import Connection, connect, target, vector_
 from tasks.core.schema import ledger
 from tasks.core.schema.adoption import without_tolerated
 from tasks.core.schema.catalog import Catalog, fingerprint, read_catalog
+from tasks.core.schema.chosen import as_expected
 from tasks.core.schema.compare import compare, failures
 from tasks.core.schema.expected import expected_catalogs
 from tasks.core.schema.extension import has_hnsw, known_bugs
@@ -87,7 +88,8 @@ def expectation(
 def check_schema(conn: Connection, schema: str, expected: Expectation) -> CheckResult:
     """Every object of ours and what hangs on it, compared with what the revision should have."""
     actual = read_catalog(conn, schema, expected.scope)
-    differences = without_tolerated(compare(expected.catalog, actual), expected.tolerated)
+    found = as_expected(conn, expected.catalog, actual)
+    differences = without_tolerated(compare(expected.catalog, found), expected.tolerated)
     failing = failures(differences)
     if failing:
         return failed("schema", "; ".join(str(difference) for difference in failing))

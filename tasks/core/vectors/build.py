@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from psycopg import errors
 from psycopg.errors import Diagnostic
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Composed, Identifier
 
 from sql import query
 from tasks.core.errors import ReindexFailed
@@ -17,6 +17,7 @@ from tasks.core.progress import note
 from tasks.core.schema.blockers import Blocker, noting_blockers
 from tasks.core.vectors.indexes import Target
 from tasks.core.vectors.plan import BuildPlan
+from tasks.core.vectors.sample import create_index
 from tasks.core.vectors.watch import watching
 
 
@@ -69,19 +70,6 @@ def older_snapshots(conn: Connection) -> tuple[Blocker, ...]:
     return tuple(Blocker(*row) for row in conn.execute(query("older_snapshots")))
 
 
-def create_statement(target: Target, plan: BuildPlan, name: str, *, concurrently: bool = True) -> Composed:
-    space = target.found.tablespace if target.found else None
-    return query("create_index").format(
-        concurrently=SQL("CONCURRENTLY" if concurrently else ""),
-        name=Identifier(name),
-        **target.column.words,
-        operator_class=Identifier(plan.operator_class),
-        m=Literal(plan.m),
-        ef_construction=Literal(plan.ef_construction),
-        tablespace=SQL("TABLESPACE {}").format(Identifier(space)) if space else SQL(""),
-    )
-
-
 def _build(operation: Operation, conn: Connection, target: Target, plan: BuildPlan, name: str) -> Built:
     shown = _set(conn, _session(operation, plan))
     outgrown: list[str] = []
@@ -100,13 +88,19 @@ def _build(operation: Operation, conn: Connection, target: Target, plan: BuildPl
     try:
         with watching(operation.settings.address, conn.info.backend_pid, title, plan.rows, limit) as watch:
             try:
-                conn.execute(create_statement(target, plan, name))
+                conn.execute(_statement(target, plan, name))
             except errors.QueryCanceled as error:
                 raise _cancelled(name, watch.cancelled) from error
     finally:
         conn.remove_notice_handler(hear)
     waited = tuple(watch.waited_for.values())
     return Built(time.monotonic() - began, shown, watch.workers, waited, "; ".join(outgrown))
+
+
+def _statement(target: Target, plan: BuildPlan, name: str) -> Composed:
+    space = target.found.tablespace if target.found else None
+    parameters = (plan.m, plan.ef_construction)
+    return create_index(target.column, name, plan.operator_class, parameters, concurrently=True, tablespace=space)
 
 
 def _session(operation: Operation, plan: BuildPlan) -> dict[str, str]:

@@ -9,8 +9,6 @@ import math
 import time
 from dataclasses import dataclass
 
-from psycopg.sql import SQL, Identifier, Literal
-
 from sql import query
 from tasks.core.errors import Refused
 from tasks.core.postgres.connections import Connection, database_errors, vector_extension
@@ -19,8 +17,10 @@ from tasks.core.vectors.guide import check_parameters, suggested
 from tasks.core.vectors.indexes import Column, Target
 from tasks.core.vectors.machine import machine_of, memory_limit, workers_for
 from tasks.core.vectors.memory import build_memory_bytes, index_bytes, largest_m
+from tasks.core.vectors.sample import copy_rows, create_index
 
 _MB = 2**20
+_LEAST_MEMORY = 64 * _MB  # the server's default; also what two workers must have
 _HEADROOM = 1.1  # of the formula: the allocator's own share
 _SAMPLE = 1500  # rows that are timed
 _SLOWER = 4.0  # a build whose graph does not fit, measured: 51 s instead of 15 s, and worse with more rows
@@ -53,7 +53,7 @@ class BuildPlan:
         return (
             f"{self.index}: m={self.m}, ef_construction={self.ef_construction} over {self.rows:,} vectors, graph "
             f"{self.needed_bytes // _MB:,} MB, maintenance_work_mem {self.maintenance_work_mem // _MB:,} MB, "
-            f"{self.workers} parallel workers{expected}"
+            f"parallel workers: {self.workers}{expected}"
         )
 
 
@@ -77,7 +77,8 @@ def plan_build(
         machine, version = machine_of(conn), vector_extension(conn).installed or "0"
         needed = round(build_memory_bytes(rows, column.dimensions, chosen[0]) * _HEADROOM)
         limit, source = memory_limit(machine, wanted)
-        memory = min(limit, max(machine.maintenance_work_mem, math.ceil(needed / _MB) * _MB))
+        # Not more than it needs: a parallel build takes all of it from the shared memory at once.
+        memory = min(limit, max(_LEAST_MEMORY, math.ceil(needed / _MB) * _MB))
         workers, why = workers_for(machine, version, memory)
         expected = expected_seconds(conn, column, target.operator_class, rows, chosen, workers, fits=needed <= memory)
     plan = BuildPlan(
@@ -127,27 +128,11 @@ def expected_seconds(
     """From a build over a sample, here and now; None where the table is hardly greater than the sample."""
     if rows < 2 * _SAMPLE:
         return None
-    copy = Identifier("pg_temp", "kg_duration")
     with conn.transaction(force_rollback=True):
-        statement = query("rows_for_duration").format(
-            copy=Identifier("kg_duration"), **column.words, rows=Literal(_SAMPLE)
-        )
         conn.execute(query("set_local"), {"name": "max_parallel_maintenance_workers", "value": "0"})
-        conn.execute(statement)
+        sample, _ = copy_rows(conn, column, _SAMPLE)
         began = time.perf_counter()
-        conn.execute(
-            query("create_index").format(
-                concurrently=SQL(""),
-                name=Identifier("kg_duration_idx"),
-                table=copy,
-                column=Identifier(column.name),
-                extension=Identifier(column.extension),
-                operator_class=Identifier(operator_class),
-                m=Literal(parameters[0]),
-                ef_construction=Literal(parameters[1]),
-                tablespace=SQL(""),
-            )
-        )
+        conn.execute(create_index(sample, "kg_sample_idx", operator_class, parameters))
         spent = time.perf_counter() - began
     return extrapolated(spent, _SAMPLE, rows, workers, fits=fits)
 

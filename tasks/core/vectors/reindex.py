@@ -12,18 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tasks.core.errors import OpsError, Refused, ReindexFailed
+from tasks.core.errors import OpsError, Refused
 from tasks.core.operations.operation import Operation
-from tasks.core.postgres.connections import Connection
-from tasks.core.progress import note, track
+from tasks.core.progress import note
 from tasks.core.schema.report import CheckResult
 from tasks.core.vectors.build import Built, build, drop, older_snapshots
-from tasks.core.vectors.gate import examine
-from tasks.core.vectors.indexes import HnswIndex, Target, hnsw_indexes, target_named, targets, working_name
+from tasks.core.vectors.indexes import Target, hnsw_indexes, target_named, targets, working_name
 from tasks.core.vectors.leftovers import drop_leftovers
-from tasks.core.vectors.measure import measure
 from tasks.core.vectors.plan import BuildPlan, plan_build
-from tasks.core.vectors.probes import Probe, WrongIndex, take_probes
+from tasks.core.vectors.proving import measure_old, prove_new
 from tasks.core.vectors.recall import Figures
 from tasks.core.vectors.record import analyze, record_rebuild
 from tasks.core.vectors.swap import swap
@@ -59,23 +56,23 @@ def rebuild(operation: Operation, name: str, m: int | None = None, ef_constructi
     new, old = working_name(name, "new", token), working_name(name, "old", token)
     with operation.step("re-index", index=name, new=new, old=old, m=plan.m, ef=plan.ef_construction) as outcome:
         with _removed_on_failure(operation, target, new):
-            before = _measure_old(operation, target)
+            before = measure_old(operation, target)
             built = build(operation, target, plan, new)
-            after, checks = _gate(operation, target, plan, new, before)
-            record = partial(record_rebuild, operation, name=name, plan=plan, built=built, after=after)
+            proof = prove_new(operation, target, plan, new, before)
+            record = partial(record_rebuild, operation, name=name, plan=plan, built=built, after=proof.after)
             swap(operation, target, new, old, record)
         note(f"{name} is now the new index; searches were never without one")
         left = _drop_old(operation, target, old)
         size = _finish(operation, target)
-        outcome |= {"seconds": round(built.seconds, 3), "recall": after.recall.mean if after else None}
+        outcome |= {"seconds": round(built.seconds, 3), "recall": proof.after.recall.mean if proof.after else None}
     return Rebuilt(
         index=name,
         table=target.column.table,
         plan=plan,
         built=built,
-        before=before,
-        after=after,
-        checks=checks,
+        before=proof.before,
+        after=proof.after,
+        checks=proof.checks,
         size_before=target.found.size_bytes if target.found else 0,
         size_after=size,
         left=left,
@@ -100,65 +97,6 @@ def _prepare(operation: Operation, name: str, m: int | None, ef_construction: in
 def _too_small(plan: BuildPlan) -> str:
     needed, given = (size // 2**20 for size in (plan.needed_bytes, plan.maintenance_work_mem))
     return f"the graph needs {needed:,} MB and {given:,} MB can be had: the build goes on, several times slower"
-
-
-def _measure_old(operation: Operation, target: Target) -> Figures | None:
-    """None where the old index cannot answer: missing, INVALID, of another operator class, or empty."""
-    if not (target.found and target.found.valid):
-        return None
-    with operation.session("re-index probes") as conn, track("probe-old", f"Probe {target.name}"):
-        probes = take_probes(conn, target.column, operation.settings.reindex)
-        others = _others(conn, operation, target, target.name)
-        try:
-            return measure(conn, target.column, target.name, probes, operation.settings.reindex, others=others)
-        except WrongIndex as error:
-            note(f"{target.name} answers no search: {error.message}")
-            return None
-
-
-def _gate(
-    operation: Operation, target: Target, plan: BuildPlan, new: str, before: Figures | None
-) -> tuple[Figures | None, tuple[CheckResult, ...]]:
-    """Raises ReindexFailed where the gate stays shut."""
-    wanted = operation.settings.reindex
-    with operation.session("re-index gate") as conn, track("probe-new", f"Probe {new}"):
-        found = next((one for one in hnsw_indexes(conn, operation.settings) if one.name == new), None)
-        checks = examine(found, plan, None, None, wanted)
-        after = None
-        if all(check.status != "failed" for check in checks):
-            probes = take_probes(conn, target.column, wanted)
-            after = _measure_new(conn, operation, target, new, probes)
-            checks = examine(found, plan, before, after, wanted)
-    for check in checks:
-        note(f"gate: {check.name} {check.status}: {check.detail}")
-    barring = [f"{check.name}: {check.detail}" for check in checks if check.status == "failed"]
-    if barring:
-        raise ReindexFailed(
-            f"the new index does not take the place of {target.name}: {'; '.join(barring)}",
-            hint="the old index serves on; try a greater ef_construction or m; the floors are in the TOML ([reindex])",
-        )
-    return after, checks
-
-
-def _measure_new(
-    conn: Connection, operation: Operation, target: Target, new: str, probes: tuple[Probe, ...]
-) -> Figures | None:
-    others = _others(conn, operation, target, new)
-    after = measure(conn, target.column, new, probes, operation.settings.reindex, others=others)
-    if after:
-        note(f"gate: the new index was measured with {after.how}" if others else "gate: no other index to hide")
-    return after
-
-
-def _others(conn: Connection, operation: Operation, target: Target, name: str) -> list[tuple[int, str]]:
-    """Valid indexes on the target's column that a search could run on, but for `name`."""
-    return [(one.oid, one.name) for one in hnsw_indexes(conn, operation.settings) if _serves(one, target, name)]
-
-
-def _serves(one: HnswIndex, target: Target, name: str) -> bool:
-    place = (one.table_name, one.column_name, one.operator_class)
-    wanted = (target.column.table, target.column.name, target.operator_class)
-    return one.valid and one.name != name and place == wanted
 
 
 def _drop_old(operation: Operation, target: Target, old: str) -> str | None:
