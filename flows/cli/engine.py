@@ -17,6 +17,7 @@ import atexit
 import http.client
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from tasks.core.errors import EngineFailed
@@ -177,17 +178,20 @@ def engine() -> Iterator[Engine]:
 
 def _probe(url: str) -> None:
     """Whoever answers, with whatever status, is there; authentication and versions are Prefect's business."""
+    bare = re.sub(
+        "//.*@", "//", url, flags=re.DOTALL
+    )  # no user and password: urllib cannot use them, nor are they shown
     try:
-        with urlopen(f"{url.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 - the operator's own setting
+        with urlopen(f"{bare.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 - the operator's own setting
             return
     except HTTPError as error:
         if error.code < http.client.INTERNAL_SERVER_ERROR:
             return
         reason = f"it answers {error.code}"
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = str(getattr(error, "reason", error))
     raise EngineFailed(
-        f"no Prefect server at PREFECT_API_URL ({url}): {reason}",
+        f"no Prefect server at PREFECT_API_URL ({bare}): {reason}",
         hint="start it, correct PREFECT_API_URL, or unset it: kg then starts a server of its own",
     )
 

@@ -132,11 +132,17 @@ def _keywords(variable: str, value: str) -> dict[str, str]:
         parsed = conninfo_to_dict(value)
     except ProgrammingError as error:
         # libpq's message can quote the URL with its password: only its kind is passed on.
-        raise SettingsError(
-            f"{variable} cannot be read as a PostgreSQL URL",
-            hint="percent-encode special characters of user, password and database name",
-        ) from error.with_traceback(None).__class__("malformed URL")
+        raise _malformed(variable) from error.with_traceback(None).__class__("malformed URL")
+    if "@" in str(parsed.get("host", "")):  # the rest of a password that has an @
+        raise _malformed(variable)
     return {name: str(word) for name, word in parsed.items() if word is not None}
+
+
+def _malformed(variable: str) -> SettingsError:
+    return SettingsError(
+        f"{variable} cannot be read as a PostgreSQL URL",
+        hint="percent-encode special characters of user, password and database name (@ is %40)",
+    )
 
 
 def _port(variable: str, text: str) -> int:

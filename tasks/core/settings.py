@@ -7,11 +7,14 @@ line that names it and says what to put there.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, cast, get_args
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -168,7 +171,7 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
     """Settings of `environment` from its TOML and `variables` (default: the process's environment, an empty value
     counts as absent). Raises UsageError for an unknown environment, SettingsError for a bad setting.
     """
-    env = {name: value for name, value in (os.environ if variables is None else variables).items() if value}
+    env = _ours(os.environ if variables is None else variables)
     name = environment_named(environment)
     file = _read_file(Path(env.get("KG_ENVIRONMENTS", CHECKOUT / "deployments" / "environments")) / f"{name}.toml")
     home = Path(env.get("KG_HOME", CHECKOUT / ".kg")).expanduser().absolute()
@@ -185,6 +188,25 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
         openai_key=_secret(env, "OPENAI_API_KEY"),
         **{section: getattr(file, section) for section in EnvironmentFile.model_fields},
     )
+
+
+def _ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those that are set and that we read. Raises SettingsError for bytes that are no text."""
+    names = {"REDIS_URL", "OPENAI_API_KEY"}.union(*VARIABLES.values())
+    env = {name: text for name, text in variables.items() if text and (name in names or name.startswith("KG_"))}
+    for name, text in env.items():
+        if not _is_utf8(text):
+            raise SettingsError(f"{name} is not UTF-8", hint=f"set {name} anew: it holds bytes that are no text")
+    return env
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether `text` came from UTF-8: bytes that did not are lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def environment_named(text: str) -> Environment:
@@ -219,13 +241,32 @@ def _scratch(env: Mapping[str, str]) -> Address | None:
 def _store_url(value: str | None, home: Path) -> str:
     if value is None:
         return (home / "backups").as_uri()
-    if value.startswith("s3://") and len(value) > len("s3://"):
-        return value
-    if value.startswith("file:///"):
-        return value
-    raise SettingsError(
-        "KG_STORE_URL is not the address of a store", hint="put file:///folder or s3://bucket/prefix in it"
-    )
+    bucket = value.removeprefix("s3://").partition("/")[0] if value.startswith("s3://") else ""
+    if "@" in bucket or ":" in bucket:
+        raise SettingsError(
+            "KG_STORE_URL holds a user or a password",
+            hint="put s3://bucket/prefix in it, and the key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    if problem := _store_problem(value, bucket):
+        raise SettingsError(f"KG_STORE_URL {problem}", hint="put file:///folder or s3://bucket/prefix in it")
+    return value
+
+
+def _store_problem(value: str, bucket: str) -> str:
+    """What keeps `value` from naming one place for backups and no other; empty where nothing does."""
+    if not (bucket or value.startswith("file:///")):
+        return "is not the address of a store"
+    if "#" in value or "?" in value:
+        return "has a # or a ? (in a folder's name they are %23 and %3F)"
+    try:
+        path = unquote(value.partition("://")[2], errors="strict")
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        return "has a control character"
+    if not bucket and posixpath.normpath(path) in ("/", "//"):
+        return "names the root of the file system"
+    return ""
 
 
 def _read_file(path: Path) -> EnvironmentFile:

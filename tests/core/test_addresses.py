@@ -84,6 +84,15 @@ def test_a_malformed_url_does_not_show_its_password() -> None:
     assert "hunter22" not in shown
 
 
+@pytest.mark.parametrize("value", ["postgresql://me:hunt@er22@h/d", "postgresql://me:x@hunt@er22:5432/d"])
+def test_an_unescaped_at_sign_in_a_password_is_named_and_not_shown(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(value)
+    assert caught.value.message == "STAGING_DB_URL cannot be read as a PostgreSQL URL"
+    assert "percent-encode" in (caught.value.hint or "")
+    assert "er22" not in f"{caught.value} {caught.value!r}"
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1))
 def test_any_password_survives_percent_encoding_and_is_never_shown(password: str) -> None:
     address = parse(f"postgresql://me:{quote(password, safe='')}@localhost/graph")

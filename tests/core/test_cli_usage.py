@@ -106,3 +106,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_a_password_in_the_engine_s_address_is_not_shown() -> None:
+    for url in (
+        "http://me:hunter22@127.0.0.1:9/api",
+        "http://me:hunt/er22@127.0.0.1:9/api",
+        "http://me:er22@localhost",
+    ):
+        done = kg("prune", "dev", "--apply", PREFECT_API_URL=url)
+        assert done.returncode == 1
+        assert "no Prefect server at PREFECT_API_URL (" in done.stderr
+        assert "er22" not in done.stderr

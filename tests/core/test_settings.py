@@ -1,0 +1,70 @@
+"""Settings from variables: what cannot be meant is refused in one line that names the variable and shows no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import SettingsError
+from tasks.core.settings import load_settings
+
+
+def refused(**variables: str) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load_settings("dev", variables)
+    assert "\n" not in str(caught.value)
+    assert "hunter22" not in f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("s3://", "is not the address of a store"),
+        ("s3:///prefix", "is not the address of a store"),
+        ("ftp://h/a", "is not the address of a store"),
+        ("file:///", "names the root of the file system"),
+        ("file:////", "names the root of the file system"),
+        ("file:///.", "names the root of the file system"),
+        ("file:///a/..", "names the root of the file system"),
+        ("file:///a/store#prod", "has a # or a ?"),
+        ("file:///a/store?x=1", "has a # or a ?"),
+        ("s3://bucket/prefix?region=x", "has a # or a ?"),
+        ("file:///a/%00store", "has a control character"),
+        ("file:///a/st\nore", "has a control character"),
+        ("file:///a/st%0Aore", "has a control character"),
+        ("file:///a/%E9", "is not UTF-8"),
+        ("s3://bucket/pre\tfix", "has a control character"),
+        ("s3://bucket/prefix\n", "has a control character"),
+        ("s3://AKIA:hunter22@bucket/prefix", "holds a user or a password"),
+        ("s3://AKIA:hunter22/with/slash@bucket", "holds a user or a password"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_refused(value: str, complaint: str) -> None:
+    error = refused(KG_STORE_URL=value)
+    assert error.message.startswith("KG_STORE_URL ")
+    assert complaint in error.message
+    assert error.hint
+
+
+def test_credentials_of_a_store_have_variables_of_their_own() -> None:
+    assert "AWS_SECRET_ACCESS_KEY" in (refused(KG_STORE_URL="s3://AKIA:hunter22@bucket").hint or "")
+
+
+@pytest.mark.parametrize(
+    "value", ["file:///a/store", "file:///a%20b/%23store%3F", "s3://bucket", "s3://bucket/a/b", "file:///a/me@home"]
+)
+def test_a_store_s_address_is_taken_as_it_is(value: str) -> None:
+    assert load_settings("dev", {"KG_STORE_URL": value}).store_url == value
+
+
+@pytest.mark.parametrize("name", ["KG_STORE_URL", "KG_HOME", "SUPABASE_DB_PASSWORD", "REDIS_URL", "KG_MIGRATIONS"])
+def test_bytes_that_are_no_text_are_refused_by_the_variable_s_name(name: str) -> None:
+    error = refused(**{name: b"file:///hunter22\xe9".decode("utf-8", "surrogateescape")})
+    assert error.message == f"{name} is not UTF-8"
+
+
+def test_bytes_of_others_variables_are_no_concern_of_ours(tmp_path: Path) -> None:
+    variables = {"KG_HOME": str(tmp_path), "LESS_TERMCAP": b"\xe9".decode("utf-8", "surrogateescape")}
+    assert load_settings("dev", variables).home == tmp_path
