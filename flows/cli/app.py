@@ -36,6 +36,7 @@ for panel, name, verb in (
     (_LOOK, "verify", database.verify),
     (_LOOK, "backups", backups.backups),
     (_LOOK, "search", application.search),
+    (_LOOK, "psql", application.psql),
     (_CHANGE, "deploy", database.deploy),
     (_CHANGE, "rollback", database.rollback),
     (_CHANGE, "recover", database.recover),

@@ -1,12 +1,12 @@
-"""The application's side: index, search."""
+"""The application's side: index, search, and a psql on its database."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from flows.cli import render
-from flows.cli.answer import answer
-from flows.cli.options import EnvironmentName, Json, Language, Limit, Output, SearchText, SourceTree, Verbose
+from flows.cli.answer import answer, fail
+from flows.cli.options import EnvironmentName, Json, Language, Limit, Output, PsqlWords, SearchText, SourceTree, Verbose
 
 if TYPE_CHECKING:
     from tasks.core.documents import IndexDocument, SearchHit
@@ -47,3 +47,27 @@ def search(
         return [SearchHit.of(hit) for hit in search(settings, text, limit=limit, language=language)]
 
     return answer(Output(json, verbose), work, render.search)
+
+
+def psql(environment: EnvironmentName, words: PsqlWords = None) -> int:
+    """Open psql on the environment's database, the embedded one too. What follows `--` goes to psql."""
+    try:
+        return _psql(environment, words or [])
+    except Exception as error:
+        return fail(error, json=False, verbose=False)
+
+
+def _psql(environment: str, words: list[str]) -> int:
+    from tasks.core.commands import hand_over
+    from tasks.core.errors import CommandMissing
+    from tasks.core.postgres.connections import connect, describe, target
+    from tasks.core.postgres.tools import tools_for
+    from tasks.core.settings import load_settings
+
+    settings = load_settings(environment)
+    address = target(settings)
+    with connect(address, purpose="psql") as conn:
+        tools = tools_for(describe(conn).major, settings.home)
+    if tools.psql is None:
+        raise CommandMissing("there is no psql", hint="apt install postgresql-client")
+    return hand_over([tools.psql, *words], env={**address.environment(), "PGAPPNAME": "psql by kg"})

@@ -75,3 +75,6 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many fi
 Language = Annotated[str | None, typer.Option("--language", help="Only files in this language, like python.")]
 SourceTree = Annotated[Path, typer.Argument(metavar="PATH", help="The source tree to index.", show_default=False)]
 SearchText = Annotated[str, typer.Argument(metavar="TEXT", help="What the code should do.", show_default=False)]
+PsqlWords = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- WORDS]", help="Passed to psql.", show_default=False)
+]

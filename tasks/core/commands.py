@@ -182,6 +182,17 @@ def which(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def hand_over(argv: Sequence[str | Path], *, env: Mapping[str, str]) -> int:
+    """Give a program our terminal until it ends; its status. Ctrl-C is the program's to deal with."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.call([str(word) for word in argv], env=environment(env))
+    except OSError as error:
+        raise CommandMissing(f"{argv[0]} could not be started: {error.strerror}") from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def launch(argv: Sequence[str | Path], *, log: int, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a child that may outlive us: in a session of its own (Ctrl-C does not reach it), its errors into the
     descriptor `log`. The caller reads its stdout and knows how it ends. Raises CommandMissing.
