@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cli import render
 from flows.cli.answer import answer, fail
 from flows.cli.options import EnvironmentName, Json, Language, Limit, Output, PsqlWords, SearchText, SourceTree, Verbose
+from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
     from tasks.core.documents import IndexDocument, SearchHit
@@ -16,13 +18,15 @@ def index(environment: EnvironmentName, path: SourceTree, json: Json = False, ve
     """Index a source tree: an embedding of each file, and what imports what. Unchanged files are skipped."""
 
     def work() -> IndexDocument:
+        if not path:  # as an unset shell variable leaves it; a Path of it would be the current folder
+            raise UsageError("PATH is empty", hint=f"name the source tree: kg index {environment} .")
         from tasks.core.settings import load_settings
 
         settings = load_settings(environment)
         from tasks.core.application.index import index
         from tasks.core.documents import IndexDocument
 
-        return IndexDocument.of(settings.environment, index(settings, path))
+        return IndexDocument.of(settings.environment, index(settings, Path(path)))
 
     return answer(Output(json, verbose), work, render.index)
 

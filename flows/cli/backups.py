@@ -21,6 +21,7 @@ from flows.cli.options import (
 
 if TYPE_CHECKING:
     from tasks.core.documents import BackupDocument, DrillDocument, PruneDocument, ReportDocument
+    from tasks.core.settings import Settings
 
 
 def backup(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
@@ -92,17 +93,26 @@ def restore_drill(
 
     def work() -> DrillDocument:
         from flows.cli.engine import engine
+        from tasks.core.settings import load_settings
 
+        settings = load_settings(environment)
+        check_backup(settings, backup)
         with engine() as running:
-            from tasks.core.settings import load_settings
-
-            settings = load_settings(environment)
             from flows.restore_drill import restore_drill
 
             running.ready()
             return restore_drill(environment=settings.environment, backup=backup or "")
 
     return answer(Output(json, verbose), work, render.drill)
+
+
+def check_backup(settings: Settings, backup: str | None) -> None:
+    """A wrong id is said at once: the flow engine takes seconds to start, and a person would be asked for nothing."""
+    if backup is not None:
+        from tasks.core.backup.library import check_exists
+        from tasks.core.store.base import open_store
+
+        check_exists(open_store(settings), settings.environment, backup)
 
 
 def prune(environment: EnvironmentName, apply: Apply = False, json: Json = False, verbose: Verbose = False) -> int:

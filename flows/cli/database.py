@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flows.cli import render
 from flows.cli.answer import answer
+from flows.cli.backups import check_backup
 from flows.cli.confirm import confirm
 from flows.cli.options import (
     BackupId,
@@ -150,11 +151,11 @@ def rollback(
 
     def work() -> RollbackDocument:
         from flows.cli.engine import engine
+        from tasks.core.settings import load_settings
 
+        settings = load_settings(environment)
+        check_backup(settings, backup)
         with engine() as running:
-            from tasks.core.settings import load_settings
-
-            settings = load_settings(environment)
             if not yes:
                 show_rollback(settings, strategy, backup)
                 confirm(f"the rollback of {environment}")

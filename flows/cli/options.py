@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,7 +72,7 @@ NoProbes = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many files at most.")]
 Language = Annotated[str | None, typer.Option("--language", help="Only files in this language, like python.")]
-SourceTree = Annotated[Path, typer.Argument(metavar="PATH", help="The source tree to index.", show_default=False)]
+SourceTree = Annotated[str, typer.Argument(metavar="PATH", help="The source tree to index.", show_default=False)]
 SearchText = Annotated[str, typer.Argument(metavar="TEXT", help="What the code should do.", show_default=False)]
 PsqlWords = Annotated[
     list[str] | None, typer.Argument(metavar="[-- WORDS]", help="Passed to psql.", show_default=False)

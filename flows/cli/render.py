@@ -90,9 +90,11 @@ def backups(documents: Sequence[BackupDocument]) -> None:
         say("no backup yet: kg backup ENVIRONMENT makes one")
         return
     now = datetime.now(UTC)
+    several = len({each.database for each in documents}) > 1
     rows = [
         (
             each.id,
+            *([each.database or "-"] if several else []),
             f"{each.created:%Y-%m-%d %H:%M}",
             age(now - each.created),
             size(each.stored_bytes),
@@ -102,7 +104,10 @@ def backups(documents: Sequence[BackupDocument]) -> None:
         )
         for each in documents
     ]
-    table(("backup", "created (UTC)", "age", "size", "ratio", "revision", "proved"), rows)
+    table(
+        ("backup", *(["database"] if several else []), "created (UTC)", "age", "size", "ratio", "revision", "proved"),
+        rows,
+    )
     proved = [each for each in documents if each.proved_at]
     if proved:
         last = max(proved, key=lambda each: each.proved_at or each.created)

@@ -37,6 +37,7 @@ class BackupDocument(Document):
     plain_bytes: int | None = Field(None, description="Size of the archive before compression")
     restore_seconds: float | None = Field(None, description="How long its newest drill took to restore it")
     kept: bool = Field(False, description="Marked by `kg backups --keep`: no prune deletes it")
+    database: str | None = Field(None, description="Name of the database that it is of")
 
     @classmethod
     def of(cls, backup: Backup) -> Self:
@@ -58,6 +59,7 @@ class BackupDocument(Document):
             plain_bytes=manifest.dump.plain_bytes,
             restore_seconds=proof.restore_seconds if proof else None,
             kept=backup.kept,
+            database=manifest.database.name,
         )
 
 

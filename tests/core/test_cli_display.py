@@ -254,3 +254,13 @@ def test_a_table_fits_its_terminal() -> None:
     lines = re.sub(r"\x1b\[[0-9;?]*[a-z]", "", shown).splitlines()
     assert max(map(len, lines)) <= 70
     assert shown.count("word") == 40
+
+
+def test_backups_of_several_databases_name_theirs(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (each.model_copy(update={"database": "graph"}) for each in backups())
+    render.backups([first, second])
+    assert "graph" not in capsys.readouterr().out
+    render.backups([first, second.model_copy(update={"database": "other"})])
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["backup", "database"]
+    assert [row.split()[1] for row in rows[:2]] == ["graph", "other"]

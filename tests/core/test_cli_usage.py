@@ -118,3 +118,22 @@ def test_a_password_in_the_engine_s_address_is_not_shown() -> None:
         assert done.returncode == 1
         assert "no Prefect server at PREFECT_API_URL (" in done.stderr
         assert "er22" not in done.stderr
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    done = kg("index", "dev", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("kg: PATH is empty\nhint: ")
+
+
+@pytest.mark.parametrize("words", [("restore-drill", "dev"), ("rollback", "dev", "--strategy", "restore")])
+def test_a_wrong_backup_id_is_said_before_the_engine_starts(words: tuple[str, ...], tmp_path: Path) -> None:
+    variables = {"KG_STORE_URL": tmp_path.as_uri(), "KG_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9"}
+    for wrong in ("nope", ""):
+        done = kg(*words, "--backup", wrong, **variables)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"kg: {wrong!r} is not the id of a backup")
+    done = kg(*words, "--backup", "20260101T020000Z-0123abcd", **variables)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        1,
+        "kg: there is no backup 20260101T020000Z-0123abcd of dev",
+    )

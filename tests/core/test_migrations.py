@@ -107,6 +107,30 @@ def test_directives_stand_in_the_leading_comment_lines(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "lead",
+    [
+        "\ufeff-- migrate: ",
+        "  -- migrate: ",
+        "\t--migrate:",
+        "-- Migrate: ",
+        "-- MIGRATE : ",
+        "\ufeff-- a\n -- migrate:",
+    ],
+)
+def test_a_directive_counts_however_it_is_typed(folder: Path, lead: str) -> None:
+    write(folder, "003_index", f"{lead}No-Transaction\nDROP INDEX CONCURRENTLY a;")
+    third = load_migrations(folder)[2]
+    assert not third.transactional
+    assert third.checksum == hashlib.sha256((folder / "003_index.up.sql").read_bytes()).hexdigest()
+    assert third.sql.lstrip().startswith("--")
+
+
+def test_a_comment_in_a_body_that_only_looks_like_a_directive_is_a_comment(folder: Path) -> None:
+    write(folder, "003_x", "DO $$\nBEGIN\n    -- Migrate: old rows first\n    NULL;\nEND $$;")
+    assert load_migrations(folder)[2].transactional
+
+
+@pytest.mark.parametrize(
     ("up", "message"),
     [
         (
@@ -115,6 +139,8 @@ def test_directives_stand_in_the_leading_comment_lines(folder: Path) -> None:
         ),
         ("-- migrate:\nSELECT 1", "003_x.up.sql:1: `-- migrate: ` is not known here"),
         ("SELECT 1;\n-- migrate: irreversible", "003_x.up.sql:2: `-- migrate:` stands below the first statement"),
+        ("SELECT 1;\n  -- Migrate: irreversible", "003_x.up.sql:2: `-- migrate:` stands below the first statement"),
+        (" -- Migrate: no-transactions", "003_x.up.sql:1: `-- migrate: no-transactions` is not known here"),
         ("SELECT 1;\nBEGIN;", "003_x.up.sql:2:1: BEGIN in a migration"),
         ("-- migrate: no-transaction\nCOMMIT;", "003_x.up.sql:2:1: COMMIT in a migration"),
         ("SELECT 1;\n\\set a 1", "003_x.up.sql:2:1: a psql meta-command: it works in psql only"),

@@ -253,7 +253,13 @@ def test_another_database_s_backup_proves_nothing(conn: Connection, settings: Se
     make_tables(conn, settings)
     prove(settings, back_up(settings), datetime.now(UTC))
     conn.execute("UPDATE kg_ops.identity SET id = %s", [uuid.uuid4()])
-    assert found(check(settings), "proved backup") == "skipped: no backup yet: kg backup dev"
+    report = check(settings)
+    name = conn.info.dbname
+    assert found(report, "proved backup") == (
+        f"failed: the store's only backup is of another database (there {name}, here {name}) (kg backup dev makes "
+        "one of this; or is KG_STORE_URL, or the database's address, that of another environment?)"
+    )
+    assert failing(report) <= ADVISORY, "a deploy makes a new one"
 
 
 def test_a_read_only_session_is_said(conn: Connection, settings: Settings, database: Address) -> None:

@@ -104,15 +104,31 @@ def mark(store: Store, backup: Backup, *, keep: bool) -> Backup:
     return backup.model_copy(update={"kept": keep})
 
 
-def _find_by_id(store: Store, environment: str, wanted: str, database: Identity | None) -> Backup:
+def check_exists(store: Store, environment: str, wanted: str) -> None:
+    """One question to the store, before anything long begins. Raises UsageError for what is no id, BackupError."""
+    check_id(environment, wanted)
+    if not store.exists(f"{environment}/{wanted}/{MANIFEST}"):
+        raise _no_such(environment, wanted)
+
+
+def check_id(environment: str, wanted: str) -> None:
+    """Raises UsageError for what is no id."""
     if not is_id(wanted):
         raise UsageError(
             f"{wanted!r} is not the id of a backup",
             hint=f"it looks like 20260101T020000Z-0123abcd: kg backups {environment}",
         )
+
+
+def _no_such(environment: str, wanted: str) -> BackupError:
+    return BackupError(f"there is no backup {wanted} of {environment}", hint=f"kg backups {environment} lists them")
+
+
+def _find_by_id(store: Store, environment: str, wanted: str, database: Identity | None) -> Backup:
+    check_id(environment, wanted)
     entries = {entry.key.rpartition("/")[2]: entry for entry in store.list(f"{environment}/{wanted}/")}
     if MANIFEST not in entries:
-        raise BackupError(f"there is no backup {wanted} of {environment}", hint=f"kg backups {environment} lists them")
+        raise _no_such(environment, wanted)
     backup, problems = _read(store, environment, wanted, entries)
     if backup is None:
         raise IntegrityError(f"backup {wanted} does not count: {problems[0].reason}")

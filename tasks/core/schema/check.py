@@ -34,6 +34,9 @@ ADVISORY = frozenset(
 them.
 """
 
+_ANOTHERS = (
+    "kg backup {} makes one of this; or is KG_STORE_URL, or the database's address, that of another environment?"
+)
 _DEFAULT_PATIENCE = Patience()
 
 
@@ -147,7 +150,14 @@ def _proved_backup(conn: Connection, settings: Settings) -> CheckResult:
 
     name, environment = "proved backup", settings.environment
     mine = identity_of(conn)
-    found = [one for one in backups(open_store(settings), environment) if one.manifest.database.is_same(mine)]
+    stored = backups(open_store(settings), environment)
+    found = [one for one in stored if one.manifest.database.is_same(mine)]
+    if stored and not found:
+        names = ", ".join(sorted({one.manifest.database.name for one in stored}))
+        whose = f"only backup is of another database (there {names}, here {mine.name})"
+        if len(stored) > 1:
+            whose = f"{len(stored)} backups are all of another database (there {names}, here {mine.name})"
+        return failed(name, f"the store's {whose}", _ANOTHERS.format(environment))
     if not found:
         return skipped(name, f"no backup yet: kg backup {environment}")
     proved = [one for one in found if one.proved]

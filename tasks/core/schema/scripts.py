@@ -3,7 +3,7 @@
     -- migrate: no-transaction     its statements run one by one, outside a transaction (concurrent index builds)
     -- migrate: irreversible       it loses data: there is no down script, its way back is a restore
 
-stand in the file's leading comment lines. Each file also runs by itself with `psql -f`.
+stand in the file's leading comment lines, in any case. Each file also runs by itself with `psql -f`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.core.schema.statements import Statement, split_statements
 
 IRREVERSIBLE, NO_TRANSACTION = "irreversible", "no-transaction"
 
-_DIRECTIVE = re.compile(r"--\s*migrate:\s*(?P<word>.*?)\s*$")
+_DIRECTIVE = re.compile(r"\s*--\s*migrate\s*:\s*(?P<word>.*?)\s*$", re.IGNORECASE)
 _CONCURRENT_INDEX = re.compile(
     r'\bindex\s+concurrently\s+(?:if\s+(?:not\s+)?exists\s+)?(?:(?:"[^"]+"|[\w$]+)\.)?(?:"(?P<quoted>[^"]+)"|(?P<plain>[\w$]+))',
     re.IGNORECASE,
@@ -45,7 +45,7 @@ def read_script(path: Path, way: str) -> Script:
     """The file at `path`; `way` is "up" or "down". Raises MigrationFailed with file:line."""
     content = path.read_bytes()
     try:
-        sql = content.decode("utf-8")
+        sql = content.decode("utf-8").removeprefix("\ufeff")  # the mark that some editors put first; psql skips it too
     except UnicodeDecodeError as error:
         raise MigrationFailed(f"{path.name} is not UTF-8 (byte {error.start})") from None
     directives = _directives(sql, path.name, way)
@@ -61,21 +61,26 @@ def concurrent_indexes(script: Script) -> list[str]:
 
 
 def _directives(sql: str, name: str, way: str) -> frozenset[str]:
-    """The words after `-- migrate:`. One below the first statement would be overlooked by a reader: refused."""
+    """The words after `-- migrate:`, indented or not, in any case. One below the first statement would be overlooked
+    by a reader: refused; a remark in a function's body that only begins like one is none.
+    """
     words, leading = set(), True
     for number, line in enumerate(sql.splitlines(), start=1):
-        leading = leading and (not line.strip() or line.startswith("--"))
+        leading = leading and (not line.strip() or line.lstrip().startswith("--"))
         match = _DIRECTIVE.match(line)
         if match is None:
             continue
+        word = match["word"].lower()
         if not leading:
+            if word not in _KNOWN[way] and not line.startswith("--"):
+                continue
             raise MigrationFailed(f"{name}:{number}: `-- migrate:` stands below the first statement", hint="move it up")
-        if match["word"] not in _KNOWN[way]:
+        if word not in _KNOWN[way]:
             raise MigrationFailed(
                 f"{name}:{number}: `-- migrate: {match['word']}` is not known here",
                 hint=f"known in {way} scripts: {', '.join(_KNOWN[way])}",
             )
-        words.add(match["word"])
+        words.add(word)
     return frozenset(words)
 
 
