@@ -43,8 +43,12 @@ def rows(conn: Connection, table: str = "code_embeddings") -> int:
 
 def add_summary(migrations: Path) -> None:
     """A second revision whose way back drops a column."""
-    (migrations / "002_add_summary.up.sql").write_text("ALTER TABLE code_patterns ADD COLUMN summary text;\n")
-    (migrations / "002_add_summary.down.sql").write_text("ALTER TABLE code_patterns DROP COLUMN summary;\n")
+    (migrations / "002_add_summary.up.sql").write_text(
+        "ALTER TABLE code_patterns ADD COLUMN summary text, ADD COLUMN seen boolean DEFAULT false;\n"
+    )
+    (migrations / "002_add_summary.down.sql").write_text(
+        "ALTER TABLE code_patterns DROP COLUMN summary, DROP COLUMN seen;\n"
+    )
 
 
 def test_values_of_a_column_that_would_go_are_data_too(dev: Settings, conn: Connection, migrations: Path) -> None:

@@ -74,8 +74,11 @@ def _values(conn: Connection, schema: str, table: str, column: str) -> int:
     name, (default, type_name) = Identifier(column), found
     condition = SQL("{} IS NOT NULL").format(name)
     if default is not None:
-        # The server's own spelling of the default and its type; *<> compares stored bytes, whatever the type.
-        written = SQL("ROW ({}) OPERATOR (pg_catalog.*<>) ROW (({})::{})").format(name, SQL(default), SQL(type_name))
+        # The server's own spelling of the default and its type; *<> compares stored bytes, whatever the type. Two bare
+        # ROWs would be compared column by column, for which the operator is not made: hence the casts.
+        written = SQL("(ROW ({}))::record OPERATOR (pg_catalog.*<>) (ROW (({})::{}))::record").format(
+            name, SQL(default), SQL(type_name)
+        )
         condition = SQL("{} AND {}").format(condition, written)
     row = conn.execute(SQL("SELECT count(*) FROM {} WHERE {}").format(place, condition)).fetchone()
     assert row
