@@ -11,6 +11,7 @@ from tasks.core.operations.operation import operation
 from tasks.core.reindex_document import TunedItem
 from tasks.core.settings import Environment, load_settings
 from tasks.core.vectors.choice import choose
+from tasks.recovery import close_earlier, settle_earlier
 from tasks.vectors import advise_reindex, rebuild_index, tune_index
 
 
@@ -39,6 +40,7 @@ def reindex(
     with ExitStack() as held:
         if apply:
             held.enter_context(operation(load_settings(environment), "reindex"))
+            settle_earlier(environment)
         advice = advise_reindex(environment)
         tuned: list[TunedItem] = []
         best: dict[str, tuple[int, int]] = {}
@@ -49,4 +51,6 @@ def reindex(
                 best[name] = found.m, found.ef_construction
         chosen = choose(advice, index=index, m=m, ef_construction=ef_construction, tuned=best)
         rebuilt = [rebuild_index(environment, one) for one in chosen] if apply else []
+        if apply:
+            close_earlier(environment)
     return ReindexDocument.of(environment, advice, rebuilt=rebuilt, tuned=tuned, applied=apply)

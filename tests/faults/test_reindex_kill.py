@@ -13,6 +13,7 @@ import pytest
 
 from tasks.core.addresses import Address
 from tasks.core.operations.operation import operation
+from tasks.core.operations.recover import close, settle
 from tasks.core.postgres import embedded
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.scratch import private_cluster
@@ -110,7 +111,9 @@ def gone(conn: Connection, pid: int) -> bool:
 def assert_next_run_is_clean(settings: Settings) -> Rebuilt:
     """The next re-index takes the leftovers away, and what is there is right."""
     with operation(settings, "reindex") as held:
+        settle(held)
         done = rebuild(held, INDEX)
+        close(held)
     assert settings.address is not None
     with connect(settings.address, purpose="test") as conn:
         assert [(one.name, one.valid) for one in hnsw_indexes(conn, settings)] == [(INDEX, True)]
