@@ -111,7 +111,7 @@ def test_a_cluster_of_debians_programs(own: Settings, conn: Connection, monkeypa
         pytest.skip("Debian's PostgreSQL is not installed")
     folder = found[0].parent
     debian = Binaries(folder, program_version(folder / "postgres"), str(folder))
-    monkeypatch.setattr(scratch_module, "_binaries_for", lambda major: debian)  # whether it has pgvector or not
+    monkeypatch.setattr(scratch_module, "binaries_for", lambda major: debian)  # whether it has pgvector or not
     with scratch_database(own, like=like(conn, major=debian.major)) as scratch:
         assert (scratch.server.major, scratch.server.encoding, scratch.own) == (debian.major, "UTF8", True)
 

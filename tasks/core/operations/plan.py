@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.core.errors import AdoptionRefused, Refused
+from tasks.core.errors import AdoptionRefused, MigrationFailed, Refused
 from tasks.core.postgres.connections import Connection, connect, describe, target
 from tasks.core.schema import ledger
 from tasks.core.schema.adoption import judge
@@ -107,7 +107,10 @@ def _refuse_taken(conn: Connection, settings: Settings, entries: Sequence[ledger
     would take it for ours. A no-transaction migration is left out: it runs again over what it made before it failed.
     """
     migrations, schema = load_migrations(settings.migrations), settings.database.schema_name
-    expected = expected_of(conn, settings)
+    try:
+        expected = expected_of(conn, settings)
+    except MigrationFailed:
+        return  # what it would make cannot be found out here; the rehearsal says why it fails
     new = expected.scope - scope_of(expected.catalogs[entries[-1].revision])
     if not new or any(not each.transactional for each in migrations):
         return
