@@ -34,6 +34,7 @@ class FiguresItem(Part):
     p50_ms: float
     p95_ms: float
     how: str = Field(description="In which way the probes were made to run on this index")
+    by_default: bool = Field(True, description="False: the planner by itself would read the whole table instead")
 
     @classmethod
     def of(cls, figures: Figures) -> Self:

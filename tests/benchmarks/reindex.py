@@ -169,6 +169,7 @@ def watched(address: Address | None, place: Path) -> Iterator[Meanwhile]:
     seen, done = Meanwhile(), threading.Event()
 
     def look(conn: Connection) -> None:
+        conn.execute("SET enable_seqscan = off; SET enable_sort = off")  # whether there is one, not whether it is liked
         row = conn.execute(
             "EXPLAIN (FORMAT JSON) SELECT id FROM code_embeddings"
             " ORDER BY embedding <=> array_fill(1::real, ARRAY[1536])::vector LIMIT 10"
@@ -236,6 +237,7 @@ def report(found: dict[str, Any]) -> None:
         ("longest wait of a write, s", lambda way: f"{way['meanwhile']['longest_write']:.1f}"),
         ("recall@10 before", lambda way: recall(way["before"])),
         ("recall@10 after", lambda way: recall(way["after"])),
+        ("planner takes it before/after", lambda way: f"{by_default(way['before'])} / {by_default(way['after'])}"),
         ("P95 before, ms", lambda way: f"{way['before']['p95_ms']:.2f}"),
         ("P95 after, ms", lambda way: f"{way['after']['p95_ms']:.2f}"),
     ):
@@ -249,6 +251,10 @@ def report(found: dict[str, Any]) -> None:
 def recall(found: dict[str, Any]) -> str:
     one = found["recall"]
     return f"{one['mean']:.3f} (worst {one['minimum']:.2f})"
+
+
+def by_default(found: dict[str, Any]) -> str:
+    return "yes" if found["by_default"] else "no"
 
 
 def say(text: str) -> None:

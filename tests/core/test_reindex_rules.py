@@ -12,13 +12,15 @@ from tasks.core.errors import UsageError
 from tasks.core.settings import ReindexSettings
 from tasks.core.vectors.advice import Advice
 from tasks.core.vectors.choice import Choice, choose
+from tasks.core.vectors.findings import Measured, findings
+from tasks.core.vectors.gate import examine
 from tasks.core.vectors.guide import check_parameters, guide_range, stronger, suggested
-from tasks.core.vectors.indexes import HnswIndex, is_working_name, working_name
+from tasks.core.vectors.indexes import Column, HnswIndex, Target, is_working_name, working_name
 from tasks.core.vectors.leftovers import classify
 from tasks.core.vectors.machine import Machine, memory_limit, parallel_is_safe, workers_for
 from tasks.core.vectors.memory import build_memory_bytes, index_bytes, largest_m
-from tasks.core.vectors.plan import choices, extrapolated
-from tasks.core.vectors.recall import percentiles, recall_of, summary
+from tasks.core.vectors.plan import BuildPlan, choices, extrapolated
+from tasks.core.vectors.recall import Figures, Recall, percentiles, recall_of, summary
 from tasks.core.vectors.watch import remaining_seconds
 
 MB, GB = 2**20, 2**30
@@ -28,6 +30,7 @@ dimensions = st.integers(1, 2000)
 ms = st.integers(2, 100)
 efs = st.integers(4, 1000)
 
+WANTED = ReindexSettings()  # type: ignore[call-arg]
 MACHINE = Machine(
     available=8 * GB,
     cpus=4,
@@ -165,11 +168,10 @@ def test_workers_by_what_there_is(machine: Machine, memory: int, workers: int) -
 
 
 def test_memory_by_what_there_is() -> None:
-    wanted = ReindexSettings()  # type: ignore[call-arg]
-    assert memory_limit(MACHINE, wanted)[0] == 4 * GB
-    assert memory_limit(replace(MACHINE, available=None), wanted)[0] == GB
-    assert memory_limit(replace(MACHINE, available=0), wanted)[0] == 64 * MB
-    assert memory_limit(MACHINE, wanted.model_copy(update={"maintenance_work_mem_mb": 10}))[0] == 10 * MB
+    assert memory_limit(MACHINE, WANTED)[0] == 4 * GB
+    assert memory_limit(replace(MACHINE, available=None), WANTED)[0] == GB
+    assert memory_limit(replace(MACHINE, available=0), WANTED)[0] == 64 * MB
+    assert memory_limit(MACHINE, WANTED.model_copy(update={"maintenance_work_mem_mb": 10}))[0] == 10 * MB
 
 
 def test_the_choices_where_memory_is_short() -> None:
@@ -187,6 +189,34 @@ def test_an_expectation_grows_with_rows_and_shrinks_with_workers(seconds: float,
     assert extrapolated(seconds, 1500, 2 * rows, workers, fits=True) > 2 * here
     assert extrapolated(seconds, 1500, rows, workers + 1, fits=True) < here
     assert extrapolated(seconds, 1500, rows, workers, fits=False) > here
+
+
+def test_a_new_index_that_the_planner_would_pass_over_is_not_let_in() -> None:
+    plan = BuildPlan("i", 16, 64, "vector_cosine_ops", 45_000, 1, 1, 0, True, 1, None, (), ())
+    liked = Figures("i", "as it is", Recall(1.0, 1.0, 20), None, 1.0, 2.0)
+    passed_over = replace(liked, by_default=False)
+
+    def planner(rows: int, before: Figures | None, after: Figures) -> str:
+        checks = examine(FOUND, replace(plan, rows=rows), before, after, WANTED)
+        return next(check.status for check in checks if check.name == "planner")
+
+    assert planner(45_000, liked, passed_over) == "failed"
+    assert planner(45_000, passed_over, passed_over) == planner(45_000, None, passed_over) == "skipped"
+    assert planner(45_000, passed_over, liked) == "ok"
+    assert planner(5_000, liked, passed_over) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("rows", "ms", "verdict"), [(45_000, 369.0, "rebuild"), (45_000, 50.0, "note"), (900, 9.0, "ok")]
+)
+def test_searches_that_pass_over_the_index(rows: int, ms: float, verdict: str) -> None:
+    figures = Figures("i", "as it is", Recall(1.0, 1.0, 20), None, 1.0, 2.0, by_default=False)
+    column = Column("public", "t", "c", 3, "public", False)
+    target = Target("i", column, FOUND, "vector_cosine_ops", 16, 64, True)
+    lines = findings(target, Measured(rows, 0, 0, figures, "", ms), MACHINE, "0.8.6", WANTED)
+    (planner,) = [line for line in lines if line.what == "planner"]
+    assert planner.verdict == verdict
+    assert f"{ms:.0f} ms" in planner.figure
 
 
 def test_what_is_left_of_a_build() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from tasks.core.errors import Refused, ReindexFailed, UsageError
 from tasks.core.operations.operation import operation
@@ -134,6 +135,17 @@ def test_a_recall_below_the_floor_asks_for_more_than_the_guide(graph: Settings) 
     assert advice.suggested == (32, 128)
 
 
+def test_an_index_that_the_planner_passes_over(graph: Settings, vectors: Connection) -> None:
+    dear = SQL("ALTER DATABASE {} SET random_page_cost = 100000").format(Identifier(vectors.info.dbname))
+    vectors.execute(dear)
+    verdict, figure = finding(one(graph), "planner")
+    assert verdict == "ok"  # 2,000 rows
+    assert figure.startswith("reads the whole table, ")
+    done = reindex(graph)
+    assert done.after
+    assert not done.after.by_default
+
+
 def test_zero_and_missing_vectors_are_left_out_and_counted(graph: Settings, vectors: Connection) -> None:
     vectors.execute(
         "INSERT INTO code_embeddings (file_path, file_hash, embedding) VALUES ('none', '1', NULL),"
@@ -163,7 +175,7 @@ def test_a_reindex_leaves_the_new_index_its_ledger_row_and_nothing_else(graph: S
     assert vectors.execute("SELECT obj_description(%s::regclass, 'pg_class')", (INDEX,)).fetchone() == ("kept",)
     assert done.after
     assert done.after.how == HIDDEN
-    assert [check.status for check in done.checks] == ["ok"] * 7
+    assert [check.status for check in done.checks] == ["ok"] * 8
     assert done.built.settings["maintenance_work_mem"] == "64MB"
     assert done.built.settings["lock_timeout"] == "0"
     row = vectors.execute(

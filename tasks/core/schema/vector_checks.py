@@ -16,6 +16,7 @@ from tasks.core.schema.catalog import Catalog
 from tasks.core.schema.execution import search_path
 from tasks.core.schema.extension import MOST_INDEXED, too_wide
 from tasks.core.schema.report import CheckResult, failed, ok, run_check
+from tasks.core.vectors.guide import CHEAPER
 
 # Below it the planner rightly prefers to read the whole table.
 _SMALL_TABLE = 10_000  # rows
@@ -115,7 +116,9 @@ def _check(conn: Connection, schema: str, name: str, wanted: Wanted, found: list
         return ok(name, f"{usable[0].name} ({kind}) is valid, and searches use it")
     if rows >= _SMALL_TABLE:
         return failed(
-            name, f"{usable[0].name} is valid, but searches in {rows:,} rows do not use it: ANALYZE the table"
+            name,
+            f"{usable[0].name} is valid, but searches in {rows:,} rows do not use it: ANALYZE the table; if that does "
+            f"not help, {CHEAPER}",
         )
     return ok(name, f"{usable[0].name} ({kind}) is valid and can be used; a table so small is searched without it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sql import query
@@ -24,9 +25,12 @@ from tasks.core.vectors.machine import Machine, machine_of
 from tasks.core.vectors.measure import measure
 from tasks.core.vectors.memory import build_memory_bytes
 from tasks.core.vectors.plan import count_rows
-from tasks.core.vectors.probes import WrongIndex, take_probes
+from tasks.core.vectors.probes import Probe, WrongIndex, ask, probing, take_probes
 from tasks.core.vectors.recall import Figures, Recall
 from tasks.core.vectors.record import record_builds
+
+# Called for by these, an index with the guide's own parameters needs greater ones.
+_STRONGER = ("recall@10", "recall@10 in a language", "planner")
 
 __all__ = ["Advice", "advise", "advise_on", "record_builds"]
 
@@ -76,14 +80,12 @@ def advise_on(conn: Connection, settings: Settings, *, probes: bool = True) -> t
 def _advise(
     conn: Connection, settings: Settings, one: Target, server: Server, machine: Machine, version: str, probes: bool
 ) -> Advice:
-    seen = _look(conn, settings, one, server, probes)
+    seen = _look(conn, settings, one, server, version, probes)
     lines = tuple(findings(one, seen, machine, version, settings.reindex))
     m, ef_construction = (one.found.m, one.found.ef_construction) if one.found else (one.m, one.ef_construction)
     wanted = suggested(seen.rows, m, ef_construction)
     figures = seen.figures
-    if wanted == (m, ef_construction) and any(
-        line.what.startswith("recall") and line.verdict == "rebuild" for line in lines
-    ):
+    if wanted == (m, ef_construction) and any(line.what in _STRONGER and line.verdict == "rebuild" for line in lines):
         wanted = stronger(m, ef_construction)
     return Advice(
         name=one.name,
@@ -108,24 +110,30 @@ def _advise(
     )
 
 
-def _look(conn: Connection, settings: Settings, one: Target, server: Server, probes: bool) -> Measured:
+def _look(conn: Connection, settings: Settings, one: Target, server: Server, version: str, probes: bool) -> Measured:
     rows = count_rows(conn, one.column)
     if not probes:
         return Measured(rows, None, None, None, "probes were left out")
     counted = conn.execute(query("count_unindexed").format(**one.column.words)).fetchone()
     assert counted is not None
-    figures, missed = _figures(conn, settings, one, server)
-    return Measured(rows, counted[0], counted[1], figures, missed)
+    taken = take_probes(conn, one.column, settings.reindex)
+    figures, missed = _figures(conn, settings, one, server, taken)
+    whole = None
+    if figures and not figures.by_default:
+        with probing(conn, settings.reindex, version, force=False):
+            whole = ask(conn, one.column, taken[0]).milliseconds
+    return Measured(rows, counted[0], counted[1], figures, missed, whole)
 
 
-def _figures(conn: Connection, settings: Settings, one: Target, server: Server) -> tuple[Figures | None, str]:
+def _figures(
+    conn: Connection, settings: Settings, one: Target, server: Server, taken: Sequence[Probe]
+) -> tuple[Figures | None, str]:
     """What the index is worth, or why that was not measured."""
     if one.found is None or not one.found.valid:
         return None, "no search can run on it"
     others = [other for other in hnsw_indexes(conn, settings) if _rivals(other, one)]
     # Hiding them needs a lock for other roles, and advice never takes one.
     hidden = [(other.oid, other.name) for other in others] if server.superuser else []
-    taken = take_probes(conn, one.column, settings.reindex)
     try:
         figures = measure(conn, one.column, one.name, taken, settings.reindex, others=hidden, superuser=True)
     except WrongIndex as error:

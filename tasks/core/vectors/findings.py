@@ -8,7 +8,7 @@ from typing import Literal
 
 from tasks.core.schema.extension import known_bugs
 from tasks.core.settings import ReindexSettings
-from tasks.core.vectors.guide import GROWTH, guide_range
+from tasks.core.vectors.guide import CHEAPER, GROWTH, SMALL_TABLE, guide_range
 from tasks.core.vectors.indexes import Target
 from tasks.core.vectors.machine import Machine
 from tasks.core.vectors.memory import index_bytes
@@ -37,6 +37,8 @@ class Measured:
     zero_vectors: int | None
     figures: Figures | None
     missed: str
+    whole_table_ms: float | None = None
+    """Of one search as the planner runs it by itself, where that is not on the index."""
 
 
 def findings(target: Target, seen: Measured, machine: Machine, version: str, wanted: ReindexSettings) -> list[Finding]:
@@ -97,6 +99,19 @@ def _measured(seen: Measured, wanted: ReindexSettings) -> Iterator[Finding]:
         yield _recall("recall@10 in a language", one.mean, one.minimum, one.probes, wanted)
     else:
         yield Finding("recall@10 in a language", "", "unknown", "no probe has a language")
+    yield _planner(seen, wanted)
+
+
+def _planner(seen: Measured, wanted: ReindexSettings) -> Finding:
+    if seen.whole_table_ms is None:
+        return Finding("planner", "uses it", "ok", "searches use the index by themselves")
+    figure = f"reads the whole table, {seen.whole_table_ms:.0f} ms"
+    if seen.rows < SMALL_TABLE:
+        return Finding("planner", figure, "ok", "a table so small is read whole, rightly")
+    if seen.whole_table_ms > wanted.slow_ms:
+        why = f"searches pass over the index and take {seen.whole_table_ms:.0f} ms: {CHEAPER}"
+        return Finding("planner", figure, "rebuild", why)
+    return Finding("planner", figure, "note", f"searches pass over the index: {CHEAPER}")
 
 
 def _recall(what: str, mean: float, minimum: float, probes: int, wanted: ReindexSettings) -> Finding:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tasks.core.schema.report import CheckResult, failed, ok, skipped
 from tasks.core.settings import ReindexSettings
+from tasks.core.vectors.guide import CHEAPER, SMALL_TABLE
 from tasks.core.vectors.indexes import HnswIndex
 from tasks.core.vectors.plan import BuildPlan
 from tasks.core.vectors.recall import Figures, Recall
@@ -15,7 +16,7 @@ def examine(
     index: HnswIndex | None, plan: BuildPlan, before: Figures | None, after: Figures | None, wanted: ReindexSettings
 ) -> tuple[CheckResult, ...]:
     """`before` is None where the old index answered no probe; `after` where there was nothing to ask the new one."""
-    return (*_as_planned(index, plan), *_as_good(before, after, wanted))
+    return (*_as_planned(index, plan), *_as_good(before, after, wanted), *_by_default(plan.rows, before, after))
 
 
 def _as_planned(index: HnswIndex | None, plan: BuildPlan) -> Iterator[CheckResult]:
@@ -45,6 +46,20 @@ def _as_good(before: Figures | None, after: Figures | None, wanted: ReindexSetti
     else:
         yield skipped("recall in a language", "no probe has a language")
     yield _p95(before, after, wanted)
+
+
+def _by_default(rows: int, before: Figures | None, after: Figures | None) -> Iterator[CheckResult]:
+    """pgvector's cost of an index grows by leaps with rows, m and ef_search: a good one can be passed over."""
+    if after is None:
+        return
+    if after.by_default:
+        yield ok("planner", "searches use it by themselves")
+    elif rows < SMALL_TABLE:
+        yield ok("planner", "a table so small is read whole, rightly")
+    elif before and before.by_default:
+        yield failed("planner", f"searches would read the whole table, and used the old index: {CHEAPER}")
+    else:
+        yield skipped("planner", f"searches read the whole table, as before: {CHEAPER}")
 
 
 def _recall(name: str, before: Recall | None, after: Recall, wanted: ReindexSettings, *, floor: float) -> CheckResult:

@@ -22,7 +22,7 @@ from tasks.core.errors import ReindexFailed
 from tasks.core.postgres.connections import Connection, describe, vector_extension
 from tasks.core.settings import ReindexSettings
 from tasks.core.vectors.indexes import Column
-from tasks.core.vectors.probes import Answer, Probe, ask, assert_runs_on, probing
+from tasks.core.vectors.probes import Answer, Probe, ask, assert_runs_on, chosen_by_default, probing
 from tasks.core.vectors.recall import Figures, percentiles, recall_of, summary
 
 AS_IT_IS = "as it is"
@@ -49,6 +49,7 @@ class _Results:
     plain: dict[int, Answer] = field(default_factory=dict)
     filtered: dict[int, Answer] = field(default_factory=dict)
     times: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    by_default: bool | None = None
 
 
 def measure(
@@ -102,6 +103,8 @@ def _run(conn: Connection, column: Column, index: str, jobs: Sequence[_Job], res
 
 def _do(conn: Connection, column: Column, index: str, job: _Job, results: _Results) -> None:
     assert_runs_on(conn, column, job.probe, index, filtered=job.filtered)
+    if results.by_default is None:
+        results.by_default = chosen_by_default(conn, column, job.probe) == index
     for _ in range(job.repeats):
         answer = ask(conn, column, job.probe, filtered=job.filtered)
         (results.filtered if job.filtered else results.plain)[job.probe.id] = answer
@@ -173,4 +176,4 @@ def _figures(index: str, how: str, probes: Sequence[Probe], results: _Results) -
     )
     assert recall is not None
     p50, p95 = percentiles([sorted(times)[len(times) // 2] for times in results.times.values()])
-    return Figures(index, how, recall, filtered, p50, p95)
+    return Figures(index, how, recall, filtered, p50, p95, bool(results.by_default))

@@ -63,6 +63,10 @@ def take_probes(conn: Connection, column: Column, wanted: ReindexSettings) -> tu
     return tuple(probes)
 
 
+# What makes the planner take an index, also where it would rather read a small table.
+_FORCED = ("enable_seqscan", "enable_bitmapscan", "enable_sort")
+
+
 @contextmanager
 def probing(conn: Connection, wanted: ReindexSettings, version: str, *, force: bool = True) -> Iterator[None]:
     """A transaction, always rolled back, in which searches are as the application's. `force`: through an index, also
@@ -73,7 +77,7 @@ def probing(conn: Connection, wanted: ReindexSettings, version: str, *, force: b
         if tuple(int(part) for part in version.split(".")[:2]) >= _ITERATIVE_SCANS:
             values["hnsw.iterative_scan"] = "strict_order"
         if force:
-            values |= dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off")
+            values |= dict.fromkeys(_FORCED, "off")
         for name, value in values.items():
             conn.execute(query("set_local"), {"name": name, "value": value})
         yield
@@ -95,6 +99,16 @@ def index_used(conn: Connection, column: Column, probe: Probe, *, filtered: bool
     row = conn.execute(statement, _values(probe), prepare=False).fetchone()
     assert row is not None
     return next(_ordering_indexes(row[0][0]["Plan"]), None)
+
+
+def chosen_by_default(conn: Connection, column: Column, probe: Probe) -> str | None:
+    """The index that the planner takes when nothing is forced, None where it reads the table. Within `probing`."""
+    for name in _FORCED:
+        conn.execute(query("set_local"), {"name": name, "value": "on"})
+    chosen = index_used(conn, column, probe)
+    for name in _FORCED:
+        conn.execute(query("set_local"), {"name": name, "value": "off"})
+    return chosen
 
 
 def assert_runs_on(conn: Connection, column: Column, probe: Probe, index: str, *, filtered: bool = False) -> None:

@@ -23,7 +23,9 @@ class Recall:
 
 @dataclass(frozen=True)
 class Figures:
-    """An index as measured. `how` says in which way it was reached; latencies in ms; `filtered` is with a language."""
+    """An index as measured. `how` says in which way it was reached; latencies in ms; `filtered` is with a language.
+    `by_default` is False where the planner, left to itself, would read the whole table instead.
+    """
 
     index: str
     how: str
@@ -31,6 +33,7 @@ class Figures:
     filtered: Recall | None
     p50_ms: float
     p95_ms: float
+    by_default: bool = True
 
 
 def recall_of(exact: Sequence[float], found: Sequence[float]) -> float:
