@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from tasks.core.document_base import Document, Part
+from tasks.core.document_base import CheckItem, Document, Part
 from tasks.core.settings import Environment
 
 if TYPE_CHECKING:
@@ -82,14 +82,6 @@ class IndexAdvice(Part):
         return cls.model_validate({**_same(cls, advice), **derived})
 
 
-class GateItem(Part):
-    """A question at the gate, with its answer."""
-
-    name: str
-    status: Literal["ok", "failed", "skipped"]
-    detail: str
-
-
 class IndexRebuild(Part):
     """An index that was built anew. Sizes in bytes, durations in seconds."""
 
@@ -99,7 +91,7 @@ class IndexRebuild(Part):
     parameters: dict[str, int]
     before: FiguresItem | None = Field(None, description="None: the old index answered no search, or there are no rows")
     after: FiguresItem | None = None
-    checks: tuple[GateItem, ...] = ()
+    checks: tuple[CheckItem, ...] = ()
     build_seconds: float
     expected_seconds: float | None = Field(None, description="As predicted from a sample before the start")
     seconds_without_index: float | None = Field(0.0, description="None: there was none before")
@@ -118,7 +110,7 @@ class IndexRebuild(Part):
             parameters={"m": done.plan.m, "ef_construction": done.plan.ef_construction},
             before=FiguresItem.of(done.before) if done.before else None,
             after=FiguresItem.of(done.after) if done.after else None,
-            checks=tuple(GateItem.model_validate(asdict(check)) for check in done.checks),
+            checks=tuple(CheckItem.of(check) for check in done.checks),
             build_seconds=round(done.built.seconds, 3),
             expected_seconds=done.plan.expected_seconds,
             seconds_without_index=0.0 if done.before else None,
