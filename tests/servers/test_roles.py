@@ -124,7 +124,7 @@ def test_a_plain_owner_does_all_of_it(owned: Settings, application: Address, con
 
 def test_without_pgvector_the_administrators_statement_is_said(owned: Settings, conn: Connection) -> None:
     vector = next(one for one in check(owned).checks if one.name == "pgvector")
-    assert (vector.status, "CREATE EXTENSION vector" in vector.detail) == ("failed", True)
+    assert (vector.status, "CREATE EXTENSION vector" in vector.remedy) == ("failed", True)
     with pytest.raises(PrivilegeMissing) as refused:
         preview(owned)
     assert "CREATE EXTENSION vector" in (refused.value.hint or "")
