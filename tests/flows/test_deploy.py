@@ -11,6 +11,7 @@ from tasks.core.documents import DeployDocument, attached
 from tasks.core.errors import AdoptionRefused, MigrationFailed, OpsError, Refused, VerificationFailed
 from tasks.core.postgres.connections import Connection
 from tasks.core.settings import CHECKOUT, Settings
+from tests.flows.runs import deploy
 
 HAND_RUN = CHECKOUT / "tests" / "integration" / "hand_run" / "create_tables.sql"
 
@@ -29,12 +30,6 @@ BACK = """
 ALTER TABLE code_patterns DROP COLUMN reviewed;
 CREATE INDEX IF NOT EXISTS code_patterns_language_idx ON code_patterns (language);
 """
-
-
-def deploy(plan: str = "") -> DeployDocument:
-    from flows.deploy import deploy as flow
-
-    return flow(environment="dev", plan=plan)
 
 
 def second_migration(folder: Path, up: str, down: str) -> None:

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
-from tasks.core.documents import RollbackDocument
 from tasks.core.errors import RollbackFailed, UsageError
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import Settings
-
-
-def deploy() -> Any:
-    from flows.deploy import deploy as flow
-
-    return flow(environment="dev")
-
-
-def rollback(**options: Any) -> RollbackDocument:
-    from flows.rollback import rollback as flow
-
-    return flow(environment="dev", **options)
-
-
-def backup() -> Any:
-    from flows.backup import backup as flow
-
-    return flow(environment="dev")
-
-
-def rows(conn: Connection, table: str = "code_embeddings") -> int:
-    found = conn.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
-    assert found
-    return int(found[0])
+from tests.flows.runs import backup, deploy, rollback, rows
 
 
 def content(conn: Connection) -> object:
@@ -106,7 +80,7 @@ def test_restore_brings_every_row_back_and_keeps_the_replaced_tables(
     assert (rows(conn), content(conn)) == (count, before)
     assert done.fingerprint == saved.fingerprint
     assert schemas(conn) == ["kg_ops", done.replaced]
-    assert rows(conn, f'"{done.replaced}".code_embeddings') == 26
+    assert rows(conn, done.replaced or "", "code_embeddings") == 26
     # The sequence goes on behind the restored rows, and the trigger still fires.
     conn.execute("INSERT INTO code_embeddings (file_path, file_hash) VALUES ('after', 'after')")
     conn.execute("UPDATE code_embeddings SET updated_at = '2000-01-01' WHERE file_path = 'after'")

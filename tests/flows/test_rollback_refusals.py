@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from tasks.core.documents import RollbackDocument
 from tasks.core.errors import OpsError, Refused, RollbackFailed, RollbackRefused
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema.verify import verify
 from tasks.core.settings import Settings
+from tests.flows.runs import backup, deploy, rollback, rows
 
 TABLES = ("code_embeddings", "code_patterns", "code_relationships", "embedding_cache_stats")
-
-
-def deploy() -> Any:
-    from flows.deploy import deploy as flow
-
-    return flow(environment="dev")
-
-
-def rollback(**options: Any) -> RollbackDocument:
-    from flows.rollback import rollback as flow
-
-    return flow(environment="dev", **options)
-
-
-def backup() -> Any:
-    from flows.backup import backup as flow
-
-    return flow(environment="dev")
-
-
-def rows(conn: Connection, table: str = "code_embeddings") -> int:
-    found = conn.execute(SQL("SELECT count(*) FROM {}").format(Identifier(table))).fetchone()
-    assert found
-    return int(found[0])
 
 
 def add_summary(migrations: Path) -> None:
