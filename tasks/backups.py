@@ -41,7 +41,7 @@ def prove_backup(environment: Environment, backup: str) -> Backup:
     chosen = _chosen(open_store(settings), environment, backup)
     proved = chosen.model_copy(update={"proof": drills.drill(settings, chosen)})
     drill_artifact(environment, proved)
-    say(f"{proved.id} is {proved.proof.grade if proved.proof else 'unproved'}: every row counted, the same fingerprint")
+    _say_proved(proved)
     return proved
 
 
@@ -65,6 +65,7 @@ def prove_and_rehearse(environment: Environment, backup: str, plan: DeployPlan) 
     if rehearsed:
         current().describe(rehearsal=[each.to_detail() for each in rehearsed])
         rehearsal_artifact(environment, rehearsed)
+    _say_proved(proved)
     return proved, tuple(rehearsed)
 
 
@@ -82,3 +83,8 @@ def _chosen(store: Store, environment: Environment, backup: str) -> Backup:
     if not backup and (found := library.backups(store, environment)):
         return found[-1]
     return library.find(store, environment, backup or None)
+
+
+def _say_proved(backup: Backup) -> None:
+    grade = backup.proof.grade if backup.proof else "unproved"
+    say(f"{backup.id} is {grade}: every row counted, the same fingerprint")

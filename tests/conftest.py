@@ -32,9 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole flows and faults take seconds each: all of them are slow, so that the quick run stays quick."""
+    """Whole flows, faults and servers take seconds each: all are slow, so that the quick run stays under 3 minutes."""
     for item in items:
-        if {"flows", "faults"} & set(item.path.parent.parts):
+        if {"flows", "faults", "servers"} & set(item.path.parent.parts):
             item.add_marker(pytest.mark.slow)
 
 

@@ -37,6 +37,8 @@ from tasks.core.settings import ApplicationSettings, Settings
 from tests.integration.graphs import deploy_graph
 from tests.processes import free_port
 
+pytestmark = pytest.mark.slow
+
 
 class Application(BaseHTTPRequestHandler):
     """/well answers 200, /ill 503; /embeddings and /short give 1536 and 3 numbers to whoever brings the key."""

@@ -37,6 +37,8 @@ from tasks.core.store.base import Store, Stored, open_store
 from tasks.core.store.files import FileStore
 from tests.integration.graphs import deploy_graph, files, the_pg_dump, with_section
 
+pytestmark = pytest.mark.slow
+
 SECOND = timedelta(seconds=1)
 
 

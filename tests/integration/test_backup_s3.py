@@ -27,6 +27,8 @@ from tasks.core.store.base import Stored, open_store, probe
 from tests.integration.graphs import deploy_graph, the_pg_dump
 from tests.integration.test_prune import earlier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

@@ -13,6 +13,8 @@ import pytest
 from tasks.core.addresses import Address
 from tests.terminal import clean_environment, kg
 
+pytestmark = pytest.mark.slow
+
 # Runs one command line in this process, then says on the last line of the error stream which packages it imported.
 WATCHED = """
 import sys

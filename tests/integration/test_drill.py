@@ -27,6 +27,8 @@ from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
 from tests.integration.graphs import ROWS, deploy_graph
 
+pytestmark = pytest.mark.slow
+
 
 def scratch_folders(settings: Settings) -> list[Path]:
     """Clusters that are still there, wherever they were made."""

@@ -33,6 +33,8 @@ from tests.processes import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 USE_WITH_CHILD = USE + "import subprocess; said['child'] = subprocess.Popen(['sleep', '60']).pid"
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tasks.core.addresses import Address
 from tasks.core.postgres.connections import Connection, connect
@@ -20,6 +21,8 @@ from tasks.core.schema.server_checks import Patience, check_idle, check_invalid_
 from tasks.core.settings import Settings
 from tests.integration.graphs import deploy_graph
 from tests.terminal import kg
+
+pytestmark = pytest.mark.slow
 
 AT_ONCE = Patience(waiting=timedelta(0), idle=timedelta(0))
 

@@ -23,6 +23,8 @@ from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
 from tasks.core.store.files import FileStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def newest(settings: Settings, conn: Connection) -> Backup:

@@ -22,6 +22,8 @@ from tasks.core.store.base import open_store
 from tests.integration.graphs import ROWS, deploy_graph
 from tests.integration.schemas import HAND_RUN
 
+pytestmark = pytest.mark.slow
+
 UP = "ALTER TABLE code_embeddings ADD COLUMN reviewed boolean;\nUPDATE code_embeddings SET reviewed = false;"
 DOWN = "ALTER TABLE code_embeddings DROP COLUMN reviewed;"
 

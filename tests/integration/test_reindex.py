@@ -21,6 +21,8 @@ from tasks.core.vectors.plan import plan_build
 from tasks.core.vectors.reindex import Rebuilt, rebuild
 from tests.integration.reindex_fixtures import INDEX, ROWS, graph, template, vectors
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["graph", "template", "vectors"]
 
 

@@ -25,6 +25,8 @@ from tasks.core.vectors.reindex import rebuild
 from tests.integration.reindex_fixtures import INDEX, graph, template, vectors
 from tests.processes import until
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["graph", "template", "vectors"]
 
 SECOND = "second_idx"
