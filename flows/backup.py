@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from flows.steps import Steps
 from tasks.backups import make_backup, prove_backup, prune_backups
 from tasks.core.documents import BackupDocument
@@ -20,6 +21,7 @@ def backup(environment: Environment, drill: bool = True, prune: bool = True) -> 
         drill: Prove the backup by restoring it.
         prune: Then delete what the retention no longer keeps.
     """
+    own_environment(environment)
     steps = Steps(1 + drill + prune)
     with operation(load_settings(environment), "backup"):
         with steps("Back up"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from tasks.artifacts import report_artifact
 from tasks.core.documents import ReportDocument
 from tasks.core.schema.check import check as check_now
@@ -19,6 +20,7 @@ def check(environment: Environment) -> ReportDocument:
     Args:
         environment: Which environment's database and store to look at.
     """
+    own_environment(environment)
     report = check_now(load_settings(environment))
     report_artifact(f"check-{environment}", f"Check of {environment}", report)
     return ReportDocument.of(environment, report)

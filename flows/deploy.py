@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.deployment import Deployment
+from flows.guard import own_environment
 from flows.rollback import rollback
 from tasks.backups import make_backup, prove_and_rehearse, prune_backups
 from tasks.core.documents import DeployDocument
@@ -36,6 +37,7 @@ def deploy(environment: Environment, plan: str = "", terminate_idle_blockers: bo
         plan: Hash of the plan that was approved; another plan is refused. Empty means whatever is pending.
         terminate_idle_blockers: End sessions that block a migration by idling in a transaction, after showing them.
     """
+    own_environment(environment)
     settings = load_settings(environment)
     wanted = settings.deploy
     with operation(settings, "deploy") as held, Deployment(environment, held) as run:

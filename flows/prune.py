@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from tasks.backups import prune_backups
 from tasks.core.documents import PruneDocument
 from tasks.core.operations.operation import operation
@@ -18,6 +19,7 @@ def prune(environment: Environment, apply: bool = False) -> PruneDocument:
         environment: Which environment's backups.
         apply: Delete what is not kept; otherwise it is a dry run.
     """
+    own_environment(environment)
     with operation(load_settings(environment), "prune"):
         plan = prune_backups(environment, apply=apply)
     return PruneDocument.of(environment, plan, applied=apply)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from tasks.core.documents import RecoverDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
@@ -18,6 +19,7 @@ def recover(environment: Environment, terminate: bool = False) -> RecoverDocumen
         environment: Which environment's database.
         terminate: End the sessions of the dead run instead of waiting for them; each is named first.
     """
+    own_environment(environment)
     opened = reopen_target(environment)
     with operation(load_settings(environment), "recover", terminate=terminate):
         return RecoverDocument.of(environment, recover_target(environment, opened))

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from prefect import flow
 
+from flows.guard import own_environment
 from tasks.core.documents import ReindexDocument
 from tasks.core.operations.operation import operation
 from tasks.core.reindex_document import TunedItem
@@ -37,6 +38,7 @@ def reindex(
         ef_construction: Candidates looked at while it is built. 0 means by advice.
         tune: Measure parameters on a sample first, and build with the best of them.
     """
+    own_environment(environment)
     with ExitStack() as held:
         if apply:
             held.enter_context(operation(load_settings(environment), "reindex"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from flows.steps import Steps
 from tasks.backups import prove_backup
 from tasks.core.documents import DrillDocument
@@ -18,6 +19,7 @@ def restore_drill(environment: Environment, backup: str = "") -> DrillDocument:
         environment: Which environment's backups.
         backup: The backup's id; empty means the newest one.
     """
+    own_environment(environment)
     with Steps(1)("Restore drill"):
         proved = prove_backup(environment, backup)
     return DrillDocument.of(proved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from flows.steps import Steps
 from tasks.core.documents import RollbackDocument, Strategy
 from tasks.core.errors import UsageError
@@ -36,6 +37,7 @@ def rollback(
         salvage: Before a restore, export what was written since to the store; after it, apply again what still fits.
         whole_database: Restore the whole database, as the guide does: everyone's tables, and every session is ended.
     """
+    own_environment(environment)
     if whole_database and (strategy != "restore" or salvage):
         raise UsageError("--whole-database goes with --strategy restore, and without --salvage")
     steps = Steps(2)

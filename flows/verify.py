@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.guard import own_environment
 from tasks.artifacts import report_artifact
 from tasks.core.documents import ReportDocument
 from tasks.core.operations.verification import verify_environment
@@ -20,6 +21,7 @@ def verify(environment: Environment, probes: bool = True) -> ReportDocument:
         environment: Which environment's database to verify.
         probes: Also insert, search and update in a transaction that is rolled back.
     """
+    own_environment(environment)
     report = verify_environment(load_settings(environment), probes=probes)
     report_artifact(f"verify-{environment}", f"Verification of {environment}", report)
     return ReportDocument.of(environment, report)
