@@ -1,4 +1,4 @@
-"""prefect.yaml read as Prefect reads it: each entrypoint, each form, each schedule; and the guard of its environments."""
+"""prefect.yaml as Prefect reads it: each entrypoint, form and schedule; and the guard of its environments."""
 
 from __future__ import annotations
 
