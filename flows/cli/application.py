@@ -7,15 +7,35 @@ from typing import TYPE_CHECKING
 
 from flows.cli import render
 from flows.cli.answer import answer, fail
-from flows.cli.options import EnvironmentName, Json, Language, Limit, Output, PsqlWords, SearchText, SourceTree, Verbose
+from flows.cli.options import (
+    EmbedAgain,
+    EnvironmentName,
+    Json,
+    Language,
+    Limit,
+    Output,
+    PsqlWords,
+    SearchText,
+    SourceTree,
+    Verbose,
+)
 from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
     from tasks.core.documents import IndexDocument, SearchHit
 
 
-def index(environment: EnvironmentName, path: SourceTree, json: Json = False, verbose: Verbose = False) -> int:
-    """Index a source tree: an embedding of each file, and what imports what. Unchanged files are skipped."""
+def index(
+    environment: EnvironmentName,
+    path: SourceTree,
+    embed_again: EmbedAgain = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Index a source tree: an embedding of each file, and what imports what. Unchanged files are skipped.
+
+    With OPENAI_API_KEY set the API's model makes the embeddings, within OPENAI_MAX_DAILY_COST.
+    """
 
     def work() -> IndexDocument:
         if not path:  # as an unset shell variable leaves it; a Path of it would be the current folder
@@ -26,7 +46,7 @@ def index(environment: EnvironmentName, path: SourceTree, json: Json = False, ve
         from tasks.core.application.index import index
         from tasks.core.documents import IndexDocument
 
-        return IndexDocument.of(settings.environment, index(settings, Path(path)))
+        return IndexDocument.of(settings.environment, index(settings, Path(path), embed_again=embed_again))
 
     return answer(Output(json, verbose), work, render.index)
 

@@ -73,6 +73,9 @@ NoProbes = Annotated[
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many files at most.")]
 Language = Annotated[str | None, typer.Option("--language", help="Only files in this language, like python.")]
 SourceTree = Annotated[str, typer.Argument(metavar="PATH", help="The source tree to index.", show_default=False)]
+EmbedAgain = Annotated[
+    bool, typer.Option("--embed-again", help="Also unchanged files, where another embedder made their vectors.")
+]
 SearchText = Annotated[str, typer.Argument(metavar="TEXT", help="What the code should do.", show_default=False)]
 PsqlWords = Annotated[
     list[str] | None, typer.Argument(metavar="[-- WORDS]", help="Passed to psql.", show_default=False)

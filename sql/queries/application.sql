@@ -15,14 +15,17 @@ SELECT set_config('search_path', current_setting('search_path') || ', ' || quote
 SELECT pg_try_advisory_lock(27495, 3);
 
 -- name: foreign_embedder
--- A model other than this one that made a vector of the table ('' where the row does not say); no row where none did.
+-- A model other than this one that made a vector of the table ('' where the row does not say), of rows that are not to be
+-- embedded again: with `root` those of that tree alone are; no row where there is none.
 SELECT coalesce(metadata ->> 'embedder', '') FROM code_embeddings
 WHERE embedding IS NOT NULL AND metadata ->> 'embedder' IS DISTINCT FROM %(embedder)s
+  AND (%(root)s::text IS NULL OR metadata -> 'roots' IS DISTINCT FROM jsonb_build_array(%(root)s::text))
 LIMIT 1;
 
 -- name: indexed_files
--- What is stored of one tree.
-SELECT file_path, file_hash FROM code_embeddings WHERE metadata -> 'roots' ? %(root)s;
+-- What is stored of one tree, and whether this model made its vector.
+SELECT file_path, file_hash, coalesce(metadata ->> 'embedder' = %(embedder)s, false)
+FROM code_embeddings WHERE metadata -> 'roots' ? %(root)s;
 
 -- name: make_incoming_files
 -- Where a batch of files lands by COPY before one statement takes it over.
@@ -105,3 +108,33 @@ LIMIT %(limit)s;
 
 -- name: any_file_indexed
 SELECT EXISTS (SELECT FROM code_embeddings WHERE embedding IS NOT NULL);
+
+-- name: reserve_spending
+-- Add what a call may cost to the day's sum, unless that would exceed the limit: the day where it did, else no row. Who
+-- comes second waits for the row, and sees what the first one added.
+INSERT INTO embedding_cache_stats AS stats (date, estimated_cost, api_calls_count)
+SELECT (now() AT TIME ZONE 'UTC')::date, %(cost)s, 0
+WHERE %(limit)s::float8 IS NULL OR %(cost)s <= %(limit)s
+ON CONFLICT (date) DO UPDATE SET estimated_cost = coalesce(stats.estimated_cost, 0) + %(cost)s
+WHERE %(limit)s::float8 IS NULL OR coalesce(stats.estimated_cost, 0) + %(cost)s <= %(limit)s
+RETURNING date;
+
+-- name: settle_spending
+-- What the call was charged for, in place of what it might have cost.
+UPDATE embedding_cache_stats
+SET estimated_cost = greatest(0, coalesce(estimated_cost, 0) + %(correction)s),
+    tokens_used = coalesce(tokens_used, 0) + %(tokens)s, api_calls_count = coalesce(api_calls_count, 0) + %(calls)s
+WHERE date = %(day)s;
+
+-- name: count_cached_embeddings
+INSERT INTO embedding_cache_stats AS stats (date, cache_hits_count, cache_miss_count)
+VALUES ((now() AT TIME ZONE 'UTC')::date, %(hits)s, %(misses)s)
+ON CONFLICT (date) DO UPDATE
+SET cache_hits_count = coalesce(stats.cache_hits_count, 0) + %(hits)s,
+    cache_miss_count = coalesce(stats.cache_miss_count, 0) + %(misses)s;
+
+-- name: spent_today
+-- USD since 00:00 UTC, and how long it is until the next.
+SELECT coalesce(sum(estimated_cost), 0),
+       date_trunc('day', now() AT TIME ZONE 'UTC') + interval '1 day' - (now() AT TIME ZONE 'UTC')
+FROM embedding_cache_stats WHERE date = (now() AT TIME ZONE 'UTC')::date;

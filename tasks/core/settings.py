@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from tasks.core.addresses import Address, parse_address
+from tasks.core.application.api_settings import base_url, daily_cost
 from tasks.core.errors import SettingsError, UsageError
 
 Environment = Literal["dev", "staging", "production"]
@@ -111,7 +112,10 @@ class ApplicationSettings(_Section):
 
     health_url: str = Field("", pattern=r"^(https?://.+)?$", description="Answers 200 when the application is well")
     embedding_url: str = Field("", pattern=r"^(https?://.+)?$", description="Embeddings, in the form of OpenAI's API")
-    embedding_model: str = Field("text-embedding-3-small", description="Named in the question to embedding_url")
+    embedding_model: str = Field("text-embedding-3-small", description="Of the API that OPENAI_API_KEY opens")
+    embedding_price: float | None = Field(None, ge=0, description="USD a million tokens; None: as it is known to us")
+    embedding_timeout: timedelta = Field(timedelta(minutes=1), description="How long one call of the API may take")
+    embedding_attempts: int = Field(6, ge=1, description="How often a call is tried that fails for a passing reason")
     search_probe: str = Field("", description="A text that a search should find something for")
     health_timeout: timedelta = Field(timedelta(seconds=5), description="How long each of these may take to answer")
     index_command: tuple[str, ...] = Field((), description="Run by rollback's reset strategy to fill the tables again")
@@ -163,8 +167,10 @@ class Settings(BaseModel):
     reindex: ReindexSettings
     application: ApplicationSettings
     watch: WatchSettings = WatchSettings()
-    redis_url: SecretStr | None = Field(None, description="REDIS_URL: verify pings it where it is set")
-    openai_key: SecretStr | None = Field(None, description="OPENAI_API_KEY, for embedding_url")
+    redis_url: SecretStr | None = Field(None, description="REDIS_URL: keeps embeddings, and verify pings it")
+    openai_key: SecretStr | None = Field(None, description="OPENAI_API_KEY: index and search ask the API's model")
+    openai_base_url: str = Field("", description="OPENAI_BASE_URL: another server that speaks it; empty: OpenAI's")
+    openai_max_daily_cost: float | None = Field(None, description="OPENAI_MAX_DAILY_COST: USD a day (UTC); None: any")
 
 
 def load_settings(environment: str, variables: Mapping[str, str] | None = None) -> Settings:
@@ -186,13 +192,15 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
         migrations=Path(env.get("KG_MIGRATIONS", CHECKOUT / "sql" / "migrations")).absolute(),
         redis_url=_secret(env, "REDIS_URL"),
         openai_key=_secret(env, "OPENAI_API_KEY"),
+        openai_base_url=base_url(env.get("OPENAI_BASE_URL", "")),
+        openai_max_daily_cost=daily_cost(env.get("OPENAI_MAX_DAILY_COST")),
         **{section: getattr(file, section) for section in EnvironmentFile.model_fields},
     )
 
 
 def _ours(variables: Mapping[str, str]) -> dict[str, str]:
     """Those that are set and that we read. Raises SettingsError for bytes that are no text."""
-    names = {"REDIS_URL", "OPENAI_API_KEY"}.union(*VARIABLES.values())
+    names = {"REDIS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MAX_DAILY_COST"}.union(*VARIABLES.values())
     env = {name: text for name, text in variables.items() if text and (name in names or name.startswith("KG_"))}
     for name, text in env.items():
         if not _is_utf8(text):

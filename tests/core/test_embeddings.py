@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from tasks.core.application import tokens
 from tasks.core.application.copying import binary_rows, integer_field, text_field, vector_fields
-from tasks.core.application.embeddings import OfflineEmbedder, choose_embedder
-from tasks.core.progress import Silent, reporting
+from tasks.core.application.embeddings import OfflineEmbedder
 
 TEXTS = ("def parse_json(document): ...", "class HTTPServer:\n    port = 80", "", "\u6570\u636e\u5e93 caf\u00e9")
 PATHS = ("json/parser.py", "http/server.py", "pkg/__init__.py", "notes/\u00fc.md")
@@ -108,28 +107,6 @@ def test_forms_of_one_word_are_one(forms: tuple[str, ...]) -> None:
 )
 def test_identifiers_are_taken_apart(identifier: str, words: list[str]) -> None:
     assert list(tokens.pieces(tokens.identifiers(identifier))) == words
-
-
-class Listener(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def noted(self, text: str) -> None:
-        self.notes.append(text)
-
-
-def test_without_a_key_the_offline_embedder_is_chosen_silently() -> None:
-    with reporting(listener := Listener()):
-        assert choose_embedder({"OPENAI_API_KEY": ""}).name == "offline-hashing-1"
-    assert listener.notes == []
-
-
-def test_a_key_is_answered_clearly_and_not_repeated() -> None:
-    with reporting(listener := Listener()):
-        assert choose_embedder({"OPENAI_API_KEY": "sk-secret"}).name == "offline-hashing-1"
-    [said] = listener.notes
-    assert "not built yet" in said
-    assert "sk-secret" not in said
 
 
 def test_rows_in_the_format_of_binary_copy() -> None:

@@ -68,3 +68,15 @@ def test_bytes_that_are_no_text_are_refused_by_the_variable_s_name(name: str) ->
 def test_bytes_of_others_variables_are_no_concern_of_ours(tmp_path: Path) -> None:
     variables = {"KG_HOME": str(tmp_path), "LESS_TERMCAP": b"\xe9".decode("utf-8", "surrogateescape")}
     assert load_settings("dev", variables).home == tmp_path
+
+
+@pytest.mark.parametrize("value", ["five", "-1", "1e3", "nan", "$5", "5,0"])
+def test_a_daily_cost_is_an_amount(value: str) -> None:
+    assert refused(OPENAI_MAX_DAILY_COST=value).message == "OPENAI_MAX_DAILY_COST is not an amount"
+    assert load_settings("dev", {"OPENAI_MAX_DAILY_COST": "0.5"}).openai_max_daily_cost == 0.5
+
+
+@pytest.mark.parametrize("value", ["api.example", "ftp://h/v1", "https://hunter22@h/v1", "https://h/v1?key=hunter22"])
+def test_an_api_s_address_holds_no_key(value: str) -> None:
+    assert refused(OPENAI_BASE_URL=value).message == "OPENAI_BASE_URL is not an API's address"
+    assert load_settings("dev", {"OPENAI_BASE_URL": "http://127.0.0.1:8080/v1"}).openai_base_url

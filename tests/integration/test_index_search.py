@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Identifier
 
 from sql import query
 from tasks.core.application.embeddings import OfflineEmbedder
-from tasks.core.application.index import BATCH_FILES, IndexResult, index
+from tasks.core.application.index import IndexResult, index
 from tasks.core.application.search import search
 from tasks.core.application.walk import Skipped
 from tasks.core.errors import OperationRunning, OpsError, UsageError
@@ -26,6 +26,7 @@ from tasks.core.settings import Settings
 if TYPE_CHECKING:
     from tasks.core.application.embeddings import Vectors
 
+BATCH_FILES = OfflineEmbedder.batch
 TREE = {
     "json/__init__.py": "'''JSON encoder and decoder.'''\nfrom .decoder import JSONDecoder\n",
     "json/decoder.py": "'''Parse JSON documents.'''\nimport re\n\n\nclass JSONDecoder:\n    document = None\n",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -10,7 +9,6 @@ from math import fsum, sqrt
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tasks.core.application import tokens
-from tasks.core.progress import note
 
 if TYPE_CHECKING:  # numpy costs 0.1 s and more to import: only those who embed pay it
     import numpy as np
@@ -40,6 +38,11 @@ class Embedder(Protocol):
     @property
     def dimensions(self) -> int: ...
 
+    @property
+    def batch(self) -> int:
+        """How many texts are worth one call, and so are lost at most where one fails."""
+        ...
+
     def embed(self, texts: Sequence[str], paths: Sequence[str] | None = None) -> Vectors:
         """Unit vectors, float32, one row a text. `paths`: the files that the texts are, else they are questions."""
         ...
@@ -60,6 +63,7 @@ class OfflineEmbedder:
 
     name = "offline-hashing-1"  # another number for every change of what comes out
     dimensions = DIMENSIONS
+    batch = 200  # about 1.5 MB of vectors, and a second of work
 
     def embed(self, texts: Sequence[str], paths: Sequence[str] | None = None) -> Vectors:
         import numpy as np
@@ -71,13 +75,6 @@ class OfflineEmbedder:
 
     def count(self, text: str) -> int:
         return tokens.identifiers(text).total()
-
-
-def choose_embedder(variables: Mapping[str, str] | None = None) -> Embedder:
-    """The embedder that `variables` (default: the process's environment) ask for."""
-    if (os.environ if variables is None else variables).get("OPENAI_API_KEY"):
-        note("OPENAI_API_KEY is set, but embedding through OpenAI's API is not built yet: the offline embedder is used")
-    return OfflineEmbedder()
 
 
 def _question(text: str) -> dict[str, float]:

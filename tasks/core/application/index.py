@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from sql import query
+from tasks.core.application.choosing import chosen_embedder
 from tasks.core.application.copying import binary_rows, integer_field, text_field, vector_fields
-from tasks.core.application.embeddings import Embedder, choose_embedder
+from tasks.core.application.embeddings import Embedder
 from tasks.core.application.imports import Import, Tree, imports_of
 from tasks.core.application.session import application_session, other_embedder
 from tasks.core.application.walk import MAX_BYTES, Found, Skipped, Source, read, walk
-from tasks.core.errors import OperationRunning
+from tasks.core.errors import OperationRunning, OpsError
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.progress import track
 from tasks.core.settings import Settings
 
-BATCH_FILES = 200  # about 1.5 MB of vectors, and a second of work lost at an interruption
 PREVIEW_CHARACTERS = 500
 _FEW_NAMES = 20
 
@@ -40,21 +41,29 @@ class IndexResult:
 
 
 def index(
-    settings: Settings, path: Path, *, embedder: Embedder | None = None, max_bytes: int = MAX_BYTES
+    settings: Settings,
+    path: Path,
+    *,
+    embedder: Embedder | None = None,
+    max_bytes: int = MAX_BYTES,
+    embed_again: bool = False,
 ) -> IndexResult:
     """Bring the tables up to date with the source tree at `path`; a file's stored path is relative to it.
 
     Each batch is one transaction, so what an interrupted run has written stays, whole, and the next one goes on. Rows
-    of other trees are left alone. Raises UsageError for a path that is no folder, OperationRunning while another
-    run indexes into the database, OpsError where the tables are missing or hold vectors of another embedder.
+    of other trees are left alone. `embed_again`: this tree's files whose vectors another embedder made count as
+    changed. Raises UsageError for a path that is no folder, OperationRunning while another run indexes into the
+    database, OpsError where the tables are missing or hold (else) vectors of another embedder.
     """
     started = monotonic()
     root = path.resolve()
     found, skipped = walk(root, max_bytes=max_bytes)
-    embedder = embedder or choose_embedder()
-    with application_session(settings, "index") as (conn, _), database_errors("indexing"):
-        _enter(conn, embedder, settings)
+    with ExitStack() as stack:
+        embedder = embedder or stack.enter_context(chosen_embedder(settings))
+        conn, _ = stack.enter_context(application_session(settings, "index"))
+        stack.enter_context(database_errors("indexing"))
         run = _Run(conn, root, embedder)
+        _enter(run, settings, embed_again=embed_again)
         run.bring_up_to_date(found, skipped)
     return IndexResult(
         root=run.parameters["root"],
@@ -69,15 +78,17 @@ def index(
     )
 
 
-def _enter(conn: Connection, embedder: Embedder, settings: Settings) -> None:
+def _enter(run: _Run, settings: Settings, *, embed_again: bool) -> None:
     """Alone, and over vectors of our own make. The lock ends with the session."""
+    conn = run.conn
     if conn.execute(query("try_index_lock")).fetchone() != (True,):
         raise OperationRunning(
             f"another session is indexing into the {settings.environment} database", hint="run it again when it is done"
         )
-    foreign = conn.execute(query("foreign_embedder"), {"embedder": embedder.name}).fetchone()
+    own = {"embedder": run.embedder.name, "root": run.parameters["root"] if embed_again else None}
+    foreign = conn.execute(query("foreign_embedder"), own).fetchone()
     if foreign:
-        raise other_embedder(foreign[0], embedder, settings)
+        raise other_embedder(foreign[0], run.embedder, settings, "of other trees" if embed_again else "")
     conn.execute(query("make_incoming_files"))
     conn.execute(query("make_incoming_relationships"))
 
@@ -90,12 +101,14 @@ class _Run:
         # A folder's name that is no UTF-8 is stored with marks in place of its odd bytes.
         label = str(root).encode("utf-8", "replace").decode()
         self.parameters = {"root": label, "embedder": embedder.name}
-        self.stored = self._stored()
+        self.stored: dict[str, set[str]] = {}
+        self.foreign: set[str] = set()
         self.tree = Tree.of(())
         self.skipped: list[Skipped] = []
         self.indexed = self.unchanged = self.removed = self.relationships = 0
 
     def bring_up_to_date(self, found: tuple[Found, ...], skipped: tuple[Skipped, ...]) -> None:
+        self._look_up()
         self.skipped += skipped
         present = self._survey(found)
         self.tree = Tree.of(present)
@@ -111,12 +124,12 @@ class _Run:
         if changed or gone:
             self.conn.execute(query("analyze_application_tables"))
 
-    def _stored(self) -> dict[str, set[str]]:
-        """Hashes by path of what the tables hold of this tree."""
-        stored: dict[str, set[str]] = {}
-        for path, sha256 in self.conn.execute(query("indexed_files"), self.parameters):
-            stored.setdefault(path, set()).add(sha256)
-        return stored
+    def _look_up(self) -> None:
+        """Hashes by path of what the tables hold of this tree, and whose vectors another embedder made."""
+        for path, sha256, ours in self.conn.execute(query("indexed_files"), self.parameters):
+            self.stored.setdefault(path, set()).add(sha256)
+            if not ours:
+                self.foreign.add(path)
 
     def _survey(self, found: tuple[Found, ...]) -> dict[str, str]:
         """Hash by path of every file that is source text. Texts are not kept: a tree may be larger than memory."""
@@ -133,7 +146,7 @@ class _Run:
         return present
 
     def _is_new(self, path: str, sha256: str) -> bool:
-        return self.stored.get(path) != {sha256}
+        return path in self.foreign or self.stored.get(path) != {sha256}
 
     def _is_gone(self, path: str, present: Mapping[str, str]) -> bool:
         """What could not be read this time may well be there still: its rows stay."""
@@ -149,12 +162,24 @@ class _Run:
         return [file for file, mentioned in zip(files, mentions, strict=True) if mentioned]
 
     def _write(self, files: list[Found]) -> None:
-        with track("index", "Index files", total=len(files), unit="files") as progress:
-            for start in range(0, len(files), BATCH_FILES):
-                batch = files[start : start + BATCH_FILES]
+        with self._keeping(), track("index", "Index files", total=len(files), unit="files") as progress:
+            for start in range(0, len(files), self.embedder.batch):
+                batch = files[start : start + self.embedder.batch]
                 self._write_batch([item for file in batch if isinstance(item := read(self.root, file), Source)])
                 progress.advance(len(batch))
             progress.say(f"{self.indexed} files, {self.relationships} imports")
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Where the embedder fails on the way, what is written stays: its error says so."""
+        try:
+            yield
+        except OpsError as error:
+            if not self.indexed:
+                raise
+            raise type(error)(
+                f"{error.message}; {self.indexed:,} files were indexed and stay", hint=error.hint
+            ) from error
 
     def _write_batch(self, sources: list[Source]) -> None:
         """One transaction. Of unchanged files only the imports are written again."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
 from sql import query
-from tasks.core.application.embeddings import Embedder, choose_embedder
+from tasks.core.application.choosing import chosen_embedder
+from tasks.core.application.embeddings import Embedder
 from tasks.core.application.session import application_session, other_embedder
 from tasks.core.errors import UsageError
 from tasks.core.postgres.connections import database_errors
@@ -49,8 +51,8 @@ def search(
         raise UsageError("there is nothing to search for", hint='kg search ENVIRONMENT "parse a json document"')
     if not 1 <= limit <= MOST_MATCHES:
         raise UsageError(f"{limit} is no number of matches to ask for", hint=f"1 to {MOST_MATCHES}")
-    embedder = embedder or choose_embedder()
-    vector = "[" + ",".join(map(str, embedder.embed([text])[0].tolist())) + "]"
+    with nullcontext(embedder) if embedder else chosen_embedder(settings) as embedder:
+        vector = "[" + ",".join(map(str, embedder.embed([text])[0].tolist())) + "]"
     tuning = {"candidates": str(min(_MOST_CANDIDATES, max(_FEWEST_CANDIDATES, 2 * limit)))}
     with application_session(settings, "search") as (conn, version), database_errors("searching"):
         with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:

@@ -35,10 +35,15 @@ def application_session(settings: Settings, purpose: str) -> Iterator[tuple[Conn
         yield conn, vector.installed
 
 
-def other_embedder(found: str, embedder: Embedder, settings: Settings) -> OpsError:
-    """Vectors of two models in one table: nearness would mean nothing."""
+def other_embedder(found: str, embedder: Embedder, settings: Settings, which: str = "") -> OpsError:
+    """Vectors of two models in one table: nearness would mean nothing. `which`: of its vectors, where not of all."""
     made_by = f"the embedder {found}" if found else "an embedder that they do not name"
+    environment = settings.environment
+    again = f"kg index {environment} PATH --embed-again embeds a tree anew with {embedder.name}"
+    if which:
+        again = f"TRUNCATE code_embeddings, code_relationships, and kg index {environment} PATH for each tree"
+    key = "unset OPENAI_API_KEY" if settings.openai_key else "set OPENAI_API_KEY where an API's model made them"
     return OpsError(
-        f"the vectors of the {settings.environment} database were made by {made_by}, not by {embedder.name}",
-        hint="ask with the embedder that made them, or TRUNCATE code_embeddings, code_relationships and index again",
+        f"vectors of the {environment} database{which and ' '}{which} were made by {made_by}, not by {embedder.name}",
+        hint=f"{again}; or ask with the embedder that made them: {key}",
     )
