@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from tasks.core.addresses import Address, parse_address
 from tasks.core.application.api_settings import base_url, daily_cost
 from tasks.core.errors import SettingsError, UsageError
+from tasks.core.release.rules import ApprovalSettings, Freeze, WindowRule
 
 Environment = Literal["dev", "staging", "production"]
 
@@ -145,6 +146,9 @@ class EnvironmentFile(_Section):
     reindex: ReindexSettings = ReindexSettings()
     application: ApplicationSettings = ApplicationSettings()
     watch: WatchSettings = WatchSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    windows: tuple[WindowRule, ...] = ()
+    freeze: tuple[Freeze, ...] = ()
 
 
 class Settings(BaseModel):
@@ -167,6 +171,9 @@ class Settings(BaseModel):
     reindex: ReindexSettings
     application: ApplicationSettings
     watch: WatchSettings = WatchSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    windows: tuple[WindowRule, ...] = Field((), description="When it may be changed; none: at any time")
+    freeze: tuple[Freeze, ...] = Field((), description="When no window opens")
     redis_url: SecretStr | None = Field(None, description="REDIS_URL: keeps embeddings, and verify pings it")
     openai_key: SecretStr | None = Field(None, description="OPENAI_API_KEY: index and search ask the API's model")
     openai_base_url: str = Field("", description="OPENAI_BASE_URL: another server that speaks it; empty: OpenAI's")

@@ -1,0 +1,126 @@
+"""Stored plans and the decisions on them, in kg_ops."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tasks.core.errors import Refused, UsageError
+from tasks.core.operations.plan import make_plan
+from tasks.core.postgres.connections import Connection
+from tasks.core.release import approvals
+from tasks.core.release.approvals import Waiting
+from tasks.core.schema import ledger
+from tasks.core.settings import Settings
+
+
+def wanting(settings: Settings, people: int, **more: Any) -> Settings:
+    changed = settings.approvals.model_copy(update={"required": people, **more})
+    return settings.model_copy(update={"approvals": changed})
+
+
+def stored(conn: Connection, settings: Settings) -> Waiting:
+    ledger.identity(conn)
+    return approvals.store(
+        conn,
+        settings,
+        make_plan(conn, settings),
+        started_by="Ada Lovelace",
+        flow_run=None,
+        backup="b1",
+        predicted_seconds=42.5,
+        document="# Deploy",
+        detail={"rehearsed": 3.5},
+    )
+
+
+def test_a_database_without_plans_waits_for_nothing(conn: Connection, settings: Settings) -> None:
+    assert approvals.waiting(settings) == ()
+    ledger.ensure(conn)
+    assert approvals.waiting(settings) == ()
+
+
+def test_two_people_and_not_the_one_who_started_it(conn: Connection, settings: Settings) -> None:
+    two = wanting(settings, 2)
+    plan = stored(conn, two)
+    assert (plan.state, plan.missing, plan.detail) == ("waiting", 2, {"rehearsed": 3.5})
+    with pytest.raises(Refused, match="Ada Lovelace started plan"):
+        approvals.decide(two, plan.id, "approve", " ada  LOVELACE ")
+    once = approvals.decide(two, plan.id, "approve", "Grace Hopper", "looked at the locks")
+    assert (once.state, once.missing) == ("waiting", 1)
+    assert approvals.decide(two, plan.id, "approve", "grace hopper") == once, "a name counts once"
+    [seen] = approvals.waiting(two)
+    assert seen == once
+    assert seen.decisions[0].note == "looked at the locks"
+    both = approvals.decide(two, plan.id, "approve", "Barbara Liskov")
+    assert (both.state, both.approved_by) == ("approved", ("Grace Hopper", "Barbara Liskov"))
+
+
+def test_a_rejection_ends_it(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 1))
+    assert approvals.decide(settings, plan.id, "reject", "Grace", "not on a Friday").state == "rejected"
+    assert approvals.waiting(settings) == ()
+    with pytest.raises(Refused, match="is rejected: nothing is to be decided"):
+        approvals.decide(settings, plan.id, "approve", "Barbara")
+    assert approvals.look(settings, plan.id).approved_by == ()
+
+
+def test_the_starter_may_reject(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 1))
+    assert approvals.decide(settings, plan.id, "reject", "Ada Lovelace").state == "rejected"
+
+
+def test_it_expires(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 1, expire=timedelta(milliseconds=1)))
+    assert approvals.look(settings, plan.id).state == "expired"
+    assert approvals.waiting(settings) == ()
+    with pytest.raises(Refused, match="is expired"):
+        approvals.decide(settings, plan.id, "approve", "Grace")
+
+
+def test_what_is_prepared_anew_supersedes(conn: Connection, settings: Settings) -> None:
+    old = stored(conn, wanting(settings, 1))
+    new = stored(conn, wanting(settings, 1))
+    assert approvals.look(settings, old.id).state == "superseded"
+    assert [each.id for each in approvals.waiting(settings)] == [new.id]
+
+
+def test_an_approval_holds_until_its_window_is_over(conn: Connection, settings: Settings) -> None:
+    one = wanting(settings, 1)
+    plan = stored(conn, one)
+    approvals.decide(one, plan.id, "approve", "Grace")
+    opens = datetime.now(UTC) + timedelta(days=9)
+    approvals.schedule(one, plan.id, opens, opens + timedelta(hours=2))
+    [seen] = approvals.waiting(one)
+    assert (seen.state, seen.scheduled_for, seen.expires_at) == ("scheduled", opens, opens + timedelta(hours=2))
+    approvals.move(one, plan.id, "released")
+    assert approvals.waiting(one) == ()
+    approvals.move(one, plan.id, "waiting")
+    assert approvals.look(one, plan.id).state == "released", "what has ended stays so"
+
+
+def test_a_decision_wants_a_name(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 1))
+    with pytest.raises(UsageError, match="a name"):
+        approvals.decide(settings, plan.id, "approve", "  ")
+
+
+def test_past_deploys_are_measured_against_their_rehearsals(conn: Connection, settings: Settings) -> None:
+    ledger.ensure(conn)
+    conn.execute(
+        "INSERT INTO kg_ops.operation (id, kind, environment, fence, state, host, pid, backend_pid, detail)"
+        " SELECT ('00000000-0000-0000-0000-00000000000' || n)::uuid, 'deploy', 'dev', n,"
+        " CASE WHEN n = 3 THEN 'failed' ELSE 'done' END, '', 0, 0,"
+        """ '{"migrate": ["002"], "rehearsal": [{"up_seconds": 2.0}, {"up_seconds": 3.0}]}'"""
+        " FROM generate_series(1, 3) AS n"
+    )
+    conn.execute(
+        "INSERT INTO kg_ops.journal (operation, sequence, step, state, at)"
+        " SELECT id, s, 'apply', CASE s % 2 WHEN 1 THEN 'started' ELSE 'done' END,"
+        " timestamptz '2026-11-22 02:00' + make_interval(secs => s * 4 * fence)"
+        " FROM kg_ops.operation, generate_series(1, 4) AS s"
+    )
+    assert approvals.past_ratios(conn, "dev") == (8 / 5, 16 / 5)
+    assert approvals.past_ratios(conn, "staging") == ()
