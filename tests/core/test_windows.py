@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -17,6 +18,8 @@ from tasks.core.release.prediction import MARGIN, factor, predict, ratio
 from tasks.core.release.rules import Freeze, WindowRule, instant
 from tasks.core.release.windows import Opening, next_window, openings
 from tasks.core.settings import Settings, load_settings
+
+unhurried = examples(deadline=None, max_examples=60)  # a busy machine is no fault of a window
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -80,6 +83,7 @@ def is_open(windows: Sequence[WindowRule], frozen: Sequence[Freeze], now: dateti
     return False
 
 
+@unhurried
 @given(st.lists(rules, min_size=1, max_size=3), st.lists(freezes, max_size=2), moments, st.integers(0, 3000))
 def test_open_is_what_the_model_says(
     windows: list[WindowRule], frozen: list[Freeze], since: datetime, after: int
@@ -89,6 +93,7 @@ def test_open_is_what_the_model_says(
     assert found == is_open(windows, frozen, now)
 
 
+@unhurried
 @given(st.lists(rules, min_size=1, max_size=3), st.lists(freezes, max_size=2), moments)
 def test_openings_come_in_order_are_never_empty_and_never_overlap(
     windows: list[WindowRule], frozen: list[Freeze], since: datetime
@@ -98,6 +103,7 @@ def test_openings_come_in_order_are_never_empty_and_never_overlap(
     assert all(one.end <= other.start for one, other in pairwise(found))
 
 
+@unhurried
 @given(st.lists(rules, min_size=1, max_size=3), moments, st.integers(0, 600))
 def test_the_next_window_is_the_first_that_is_long_enough(
     windows: list[WindowRule], now: datetime, minutes: int
@@ -112,6 +118,7 @@ def test_the_next_window_is_the_first_that_is_long_enough(
     assert found is None or found.start > now + timedelta(days=7)
 
 
+@unhurried
 @given(moments)
 def test_every_wall_time_has_one_moment_and_their_order_stays(moment: datetime) -> None:
     wall = moment.replace(tzinfo=None)
