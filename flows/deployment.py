@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from flows.steps import Steps
 from tasks.artifacts import deploy_artifact
 from tasks.core.backup.manifest import Backup
-from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach
-from tasks.core.errors import OpsError, Refused, RollbackFailed
+from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
+from tasks.core.errors import OpsError, Refused, RollbackFailed, RowsMissing
 from tasks.core.operations.migrate import Migrated
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import DeployPlan
@@ -21,6 +21,7 @@ from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
 from tasks.core.settings import Environment
+from tasks.ways_back import ended
 
 STEPS = 9  # check, plan, back up, drill, migrate, verify, advice, prune, report
 
@@ -49,7 +50,7 @@ class Deployment:
         if not isinstance(error, Exception):
             return
         state: DeployState = "refused" if isinstance(error, Refused) else "failed"
-        self.operation.end_state = "rolled-back" if self.undone else "failed"
+        self.operation.end_state = "rolled-back" if self.undone and not isinstance(error, RowsMissing) else "failed"
         attach(error, self._document(state, self.undone.fingerprint if self.undone else self.before, error))
 
     @contextmanager
@@ -71,6 +72,10 @@ class Deployment:
             note(f"failed: {error}")
             try:
                 self.undone = self._undo(rollback, error)
+            except RowsMissing as missing:  # it went back, and not all is as it was
+                found = attached(missing)
+                self.undone = found if isinstance(found, RollbackDocument) else None
+                raise RowsMissing(f"{_said(error)}; {missing.message}", hint=missing.hint) from error
             except OpsError as barred:
                 raise RollbackFailed(
                     f"{_said(error)}; and the rollback failed: {barred.message}", hint=barred.hint
@@ -106,7 +111,7 @@ class Deployment:
         except Exception as gone:
             # Prefect's server died, say. The way back must not depend on it.
             note(f"the flow engine failed ({type(gone).__name__}): rolling back without it")
-            undone = RollbackDocument.of(self.environment, roll_back(self.operation, Request(only_operation=True)))
+            undone = ended(self.environment, roll_back(self.operation, Request(only_operation=True)), auto=True)
         if undone.state == "nothing-to-undo":
             return None
         if self.before is not None and undone.fingerprint != self.before:

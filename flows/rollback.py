@@ -12,7 +12,7 @@ from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
 from tasks.database import verify_rolled_back
 from tasks.recovery import close_earlier, settle_earlier
-from tasks.ways_back import undo
+from tasks.ways_back import ended, undo
 
 
 @flow(name="rollback", flow_run_name="rollback {environment} {strategy}")
@@ -52,4 +52,4 @@ def rollback(
                 verify_rolled_back(environment, undone)
         close_earlier(environment)
         run.end_state = "done" if undone.nothing else "rolled-back"
-    return RollbackDocument.of(environment, undone)
+    return ended(environment, undone, auto=strategy == "auto")

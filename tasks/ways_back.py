@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from tasks.artifacts import rollback_artifact
+from tasks.core.documents import RollbackDocument, attach
+from tasks.core.errors import RowsMissing
+from tasks.core.operations.missing import require_rows
 from tasks.core.operations.operation import current
 from tasks.core.operations.rollback import Request, RolledBack, Strategy, roll_back
 from tasks.core.operations.whole import restore_whole
@@ -31,3 +34,17 @@ def undo(
     rollback_artifact(environment, undone)
     say("nothing to undo" if undone.nothing else f"by {undone.strategy}, now at revision {undone.revision or 'none'}")
     return undone
+
+
+def ended(environment: Environment, undone: RolledBack, *, auto: bool) -> RollbackDocument:
+    """What the rollback comes to. With `auto`, RowsMissing (the document attached) where the revert left rows missing:
+    to revert by name is to know that.
+    """
+    document = RollbackDocument.of(environment, undone)
+    if auto:
+        try:
+            require_rows(environment, undone)
+        except RowsMissing as missing:
+            attach(missing, document)
+            raise
+    return document

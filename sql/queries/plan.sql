@@ -19,3 +19,7 @@ SELECT c.relname::text, l.mode
 SELECT c.relname::text, c.reltuples::bigint FROM pg_class c
  WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND c.relkind IN ('r', 'p', 'm')
  ORDER BY c.relname;
+
+-- name: column_values
+-- How many values a column has, and a sum over their hashes that does not depend on the rows' order.
+SELECT count({column}), coalesce(sum(hashtextextended({column}::text, 0)), 0)::text FROM {table};

@@ -25,6 +25,7 @@ OpsError                     1  the operation failed
 ├── WatchFailed              1  the database did worse after the migration than it may
 ├── ReindexFailed            1  no new index took the old one's place; the old one serves
 ├── RollbackFailed           1  the way back is barred; the message names the state
+│   └── RowsMissing          1  it went back in form, and rows that the backup counted are not there
 └── EngineFailed             1  there is no Prefect server to run flows against
 """
 
@@ -152,6 +153,10 @@ class ReindexFailed(OpsError):
 
 class RollbackFailed(OpsError):
     code = "rollback-failed"
+
+
+class RowsMissing(RollbackFailed):
+    code = "rows-missing"
 
 
 class RollbackRefused(Refused, RollbackFailed):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from tasks.core.errors import OpsError, Refused, RollbackFailed, RollbackRefused
+from tasks.core.documents import DeployDocument, attached
+from tasks.core.errors import OpsError, Refused, RollbackFailed, RollbackRefused, RowsMissing
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema.verify import verify
 from tasks.core.settings import Settings
@@ -136,3 +137,33 @@ def test_the_databases_isolation_default_hides_no_late_writer(dev: Settings, con
     assert dev.address is not None
     with connect(dev.address, purpose="test") as session:
         assert session.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+
+
+def test_rows_that_a_migration_deleted_are_missed_after_the_revert(
+    dev: Settings, conn: Connection, migrations: Path
+) -> None:
+    """The form is back, the rows are not: that is no way back as if all were well."""
+    first = deploy()
+    conn.execute("INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language)"
+                 " SELECT 'pattern ' || n, '', '', 'python' FROM generate_series(1, 5) AS n")  # fmt: skip
+    only_there = "current_schema() = 'public' AND current_database() LIKE 'test_%'"  # the rehearsal would see it
+    (migrations / "002_clear.up.sql").write_text(
+        f"DO $$ BEGIN IF {only_there} THEN DELETE FROM code_patterns WHERE id > 2;"
+        " DROP INDEX code_patterns_language_idx; END IF; END $$;\n"  # so that verify fails
+    )
+    (migrations / "002_clear.down.sql").write_text(
+        "CREATE INDEX IF NOT EXISTS code_patterns_language_idx ON code_patterns (language);\n"
+    )
+    with pytest.raises(RowsMissing, match="code_patterns has 2 rows of 5 that backup") as failed:
+        deploy()
+    assert "dev went back to revision 001 (reverted 002)" in failed.value.message
+    document = attached(failed.value)
+    assert isinstance(document, DeployDocument)
+    assert (document.state, document.rolled_back, document.revision) == ("failed", True, "001")
+    assert document.fingerprint_after == first.fingerprint_after
+    ended = conn.execute("SELECT state FROM kg_ops.operation ORDER BY started_at DESC LIMIT 1").fetchone()
+    assert ended == ("failed",)
+    hint = failed.value.hint or ""
+    assert f"kg rollback dev --strategy restore --backup {document.backup} --yes" in hint
+    rollback(strategy="restore", backup=document.backup, yes=True)  # the one command
+    assert rows(conn, "code_patterns") == 5

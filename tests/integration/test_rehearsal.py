@@ -87,6 +87,29 @@ def test_a_way_down_that_is_none(settings: Settings, conn: Connection, tmp_path:
         on_copy(conn, ahead_of(settings, tmp_path, UP, down))
 
 
+@pytest.mark.parametrize(
+    ("up", "down", "said"),
+    [
+        ("DELETE FROM code_embeddings WHERE id = 1;", "SELECT 1;",
+         f"code_embeddings had {ROWS} rows, and has {ROWS - 1}"),
+        ("ALTER TABLE code_embeddings DROP COLUMN language;", "ALTER TABLE code_embeddings ADD COLUMN language text;",
+         r"code_embeddings\.language had \d+ values, and has 0"),
+    ],
+)  # fmt: skip
+def test_a_way_down_to_other_data_is_none(
+    settings: Settings, conn: Connection, tmp_path: Path, up: str, down: str, said: str
+) -> None:
+    deploy_graph(conn, settings)
+    conn.execute("UPDATE code_embeddings SET language = 'python'")
+    with pytest.raises(RehearsalFailed, match=said) as failed:
+        on_copy(conn, ahead_of(settings, tmp_path, up, down))
+    assert "irreversible" in str(failed.value.hint)
+    openly = ahead_of(settings, tmp_path, f"-- migrate: irreversible\n{up}", None)
+    (tmp_path / "migrations" / "002_change_something.down.sql").unlink()
+    [found] = on_copy(conn, openly)
+    assert found.down_seconds is None
+
+
 def test_an_irreversible_one_has_no_way_down(settings: Settings, conn: Connection, tmp_path: Path) -> None:
     deploy_graph(conn, settings)
     [found] = on_copy(conn, ahead_of(settings, tmp_path, f"-- migrate: irreversible\n{UP}", None))

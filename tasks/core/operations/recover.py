@@ -20,6 +20,7 @@ from sql import query
 from tasks.core.errors import MigrationFailed, RollbackFailed, VerificationFailed
 from tasks.core.operations import journal
 from tasks.core.operations.migrate import our_fingerprint
+from tasks.core.operations.missing import require_rows
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import expected_of, known_expected
 from tasks.core.operations.rollback import Request, revert_entries, roll_back, run_down
@@ -209,6 +210,7 @@ def _verify_or_back(operation: Operation) -> Iterator[Action]:
         )
     note(f"revision {', '.join(unverified)} does not verify: {failed}")
     undone = roll_back(operation, Request("auto", only_operation=True))
+    require_rows(operation.settings.environment, undone)
     yield Action("rolled-back", f"revision {', '.join(unverified)}", f"by {undone.strategy}: {failed}")
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tasks.core.errors import MigrationFailed, OpsError, RehearsalFailed
+from tasks.core.operations.census import Census, census, lost
 from tasks.core.postgres.connections import Connection, Server, connect
 from tasks.core.postgres.scratch import Scratch, scratch_database
 from tasks.core.progress import note, track
@@ -77,10 +78,11 @@ def rehearse(
     schema = settings.database.schema_name
     expected = expected_catalogs(conn, load_migrations(settings.migrations), schema)
     known = _differences(conn, schema, expected, _before(expected, pending[0]))
-    before: dict[str, str] = {}
+    before: dict[str, tuple[str, Census]] = {}
     ups: dict[str, tuple[float, tuple[Observed, ...]]] = {}
     for migration in pending:
-        before[migration.revision] = _fingerprint(conn, schema, expected)
+        counted = {} if migration.irreversible else census(conn, schema, expected, migration.revision)
+        before[migration.revision] = (_fingerprint(conn, schema, expected), counted)
         ups[migration.revision] = _up(conn, settings.database, migration)
     newest = pending[-1]
     _refuse_differences(newest, known, _differences(conn, schema, expected, newest.revision))
@@ -138,7 +140,7 @@ def _down_all(
     conn: Connection,
     database: DatabaseSettings,
     pending: Sequence[Migration],
-    before: Mapping[str, str],
+    before: Mapping[str, tuple[str, Census]],
     expected: Expected,
 ) -> dict[str, float]:
     seconds: dict[str, float] = {}
@@ -152,14 +154,22 @@ def _down_all(
         except MigrationFailed as error:
             raise _failed(migration, "cannot be reverted", error) from error
         seconds[migration.revision] = round(time.monotonic() - began, 3)
-        found = _fingerprint(conn, database.schema_name, expected)
-        if found != before[migration.revision]:
-            raise RehearsalFailed(
-                f"reverting {migration.label} on the restored copy does not lead back: fingerprint {found[:14]}, "
-                f"{before[migration.revision][:14]} before it",
-                hint="the database was not touched; mend the down script, or say `-- migrate: irreversible`",
-            )
+        _refuse_no_way_back(conn, database.schema_name, expected, migration, before[migration.revision])
     return seconds
+
+
+def _refuse_no_way_back(
+    conn: Connection, schema: str, expected: Expected, migration: Migration, before: tuple[str, Census]
+) -> None:
+    form, counted = before
+    found = _fingerprint(conn, schema, expected)
+    differs = [] if found == form else [f"fingerprint {found[:14]}, {form[:14]} before it"]
+    differs += lost(counted, census(conn, schema, expected, migration.revision))
+    if differs:
+        raise RehearsalFailed(
+            f"reverting {migration.label} on the restored copy does not lead back: {'; '.join(differs)}",
+            hint="the database was not touched; mend the down script, or say `-- migrate: irreversible`",
+        )
 
 
 def _differences(conn: Connection, schema: str, expected: Expected, revision: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from tasks.core.backup.restore import staged
 from tasks.core.backup.swap import foreign_dependents, loss_refused, swap
 from tasks.core.errors import OpsError, RollbackFailed, RollbackRefused
 from tasks.core.operations.migrate import our_fingerprint
+from tasks.core.operations.missing import missing_rows, said
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import known_expected
 from tasks.core.operations.stakes import at_stake, count_rows
@@ -50,6 +51,9 @@ class RolledBack:
     replaced: str | None = None
     """The schema that keeps the replaced tables, or "database <name>" that is the replaced one."""
     detail: str = ""
+    missing: tuple[str, ...] = ()
+    """Tables that have fewer rows after a revert than `compared`, the deploy's backup, counted."""
+    compared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def _auto(operation: Operation, request: Request, conn: Connection, expected: Ex
         return _outcome(operation, conn, expected, "auto", nothing=True, detail="no revision to undo")
     try:
         # Whatever was confirmed: discarding rows has to be asked for by the name of the strategy that does it.
-        return _revert(operation, replace(request, yes=False), conn, expected)
+        undone = _revert(operation, replace(request, yes=False), conn, expected)
     except OpsError as barred:
         backup = request.backup or to_undo[0].backup
         if backup is None:
@@ -89,6 +93,10 @@ def _auto(operation: Operation, request: Request, conn: Connection, expected: Ex
         note(f"reverting is not possible: {barred.message}")
         accept = operation.settings.deploy.auto_restore
         return _restore_from(operation, conn, expected, backup, accept_loss=accept, salvage=request.salvage)
+    if undone.missing and operation.settings.deploy.auto_restore:
+        note(f"reverted, but {said(undone.missing, undone.compared)}")
+        return _restore_from(operation, conn, expected, undone.compared, accept_loss=True, salvage=request.salvage)
+    return undone
 
 
 def _revert(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
@@ -96,7 +104,9 @@ def _revert(operation: Operation, request: Request, conn: Connection, expected: 
     if not to_undo:
         return _outcome(operation, conn, expected, "revert", nothing=True, detail="no revision to undo")
     reverted = revert_entries(operation, conn, expected, to_undo, yes=request.yes)
-    return _outcome(operation, conn, expected, "revert", reverted=reverted)
+    undone, saved = _outcome(operation, conn, expected, "revert", reverted=reverted), to_undo[0].backup
+    missing = missing_rows(operation, conn, saved) if saved else ()
+    return replace(undone, missing=missing, compared=saved, detail=said(missing, saved))
 
 
 def revert_entries(

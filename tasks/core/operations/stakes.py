@@ -36,14 +36,14 @@ def at_stake(
 def tables_made_by(expected: Expected, revision: str) -> tuple[str, ...]:
     """Tables that `revision` created: what its down script may drop."""
     after, before = _around(expected, revision)
-    return tuple(sorted(_tables(after) - _tables(before)))
+    return tuple(sorted(tables_of(after) - tables_of(before)))
 
 
 def columns_made_by(expected: Expected, revision: str) -> tuple[tuple[str, str], ...]:
     """(table, column) that `revision` added to tables that were there before."""
     after, before = _around(expected, revision)
-    old = _tables(before)
-    return tuple(sorted(pair for pair in _columns(after) - _columns(before) if pair[0] in old))
+    old = tables_of(before)
+    return tuple(sorted(pair for pair in columns_of(after) - columns_of(before) if pair[0] in old))
 
 
 def count_rows(conn: Connection, schema: str, tables: Sequence[str]) -> dict[str, int]:
@@ -90,10 +90,10 @@ def _around(expected: Expected, revision: str) -> tuple[Catalog, Catalog]:
     return expected.catalogs[revision], expected.catalogs[revisions[revisions.index(revision) - 1]]
 
 
-def _tables(catalog: Catalog) -> set[str]:
+def tables_of(catalog: Catalog) -> set[str]:
     return {document["name"] for document in catalog["objects"].values() if document["kind"] == "table"}
 
 
-def _columns(catalog: Catalog) -> set[tuple[str, str]]:
+def columns_of(catalog: Catalog) -> set[tuple[str, str]]:
     documents = catalog["objects"].values()
     return {(document["table"], document["name"]) for document in documents if document["kind"] == "column"}
