@@ -1,4 +1,4 @@
-"""One PostgreSQL a session, one database a test."""
+"""One PostgreSQL a process, one database a test."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from tasks.core.postgres.scratch import private_cluster
 from tasks.core.settings import Settings, load_settings
 from tests.docker.container import container
 from tests.processes import Person, python_of, server_of, until
+from tests.workers import pytest_collection_modifyitems, pytest_configure, pytest_xdist_auto_num_workers
+
+__all__ = ["pytest_collection_modifyitems", "pytest_configure", "pytest_xdist_auto_num_workers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,13 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="where the tests' PostgreSQL is: embedded (default), docker, or a superuser's postgresql:// URL",
     )
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole flows, faults and servers take seconds each: all are slow, so that the quick run stays under 3 minutes."""
-    for item in items:
-        if {"flows", "faults", "servers"} & set(item.path.parent.parts):
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
