@@ -22,22 +22,25 @@ from flows.cli.options import (
 from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from tasks.core.documents import IndexDocument, SearchHit
+    from tasks.core.documents import CommandDocument, IndexDocument, SearchHit
 
 
 def index(
     environment: EnvironmentName,
-    path: SourceTree,
+    path: SourceTree = None,
     embed_again: EmbedAgain = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
     """Index a source tree: an embedding of each file, and what imports what. Unchanged files are skipped.
 
-    With OPENAI_API_KEY set the API's model makes the embeddings, within OPENAI_MAX_DAILY_COST.
+    With OPENAI_API_KEY set the API's model makes the embeddings, within OPENAI_MAX_DAILY_COST. Without PATH the
+    environment's own index_command runs instead.
     """
 
-    def work() -> IndexDocument:
+    def work() -> IndexDocument | CommandDocument:
+        if path is None:
+            return _index_command(environment)
         if not path:  # as an unset shell variable leaves it; a Path of it would be the current folder
             raise UsageError("PATH is empty", hint=f"name the source tree: kg index {environment} .")
         from tasks.core.settings import load_settings
@@ -49,6 +52,19 @@ def index(
         return IndexDocument.of(settings.environment, index(settings, Path(path), embed_again=embed_again))
 
     return answer(Output(json, verbose), work, render.index)
+
+
+def _index_command(environment: str) -> CommandDocument:
+    from tasks.core.settings import load_settings
+
+    settings = load_settings(environment)
+    from tasks.core.application.own_commands import run_index_command
+    from tasks.core.documents import CommandDocument
+    from tasks.core.progress import note, track
+
+    with track("index-command", "Index by index_command"):
+        run = run_index_command(settings, note)
+    return CommandDocument(environment=settings.environment, command=run.command, seconds=run.seconds)
 
 
 def search(

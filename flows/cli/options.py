@@ -72,7 +72,9 @@ NoProbes = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many files at most.")]
 Language = Annotated[str | None, typer.Option("--language", help="Only files in this language, like python.")]
-SourceTree = Annotated[str, typer.Argument(metavar="PATH", help="The source tree to index.", show_default=False)]
+SourceTree = Annotated[
+    str | None, typer.Argument(metavar="[PATH]", help="The source tree. Default: index_command.", show_default=False)
+]
 EmbedAgain = Annotated[
     bool, typer.Option("--embed-again", help="Also unchanged files, where another embedder made their vectors.")
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from tasks.core.documents import (
         BackupDocument,
         CheckItem,
+        CommandDocument,
         DeployDocument,
         DrillDocument,
         IndexDocument,
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from tasks.core.plan_documents import PlannedMigration
 
 _MARKS = {"ok": "✓", "failed": "✗", "skipped": "-"}
+_COMMENT = re.compile(r"^(?:[rub]*[\"']+|[#/*!;<-]+|\s)+", re.IGNORECASE)  # what stands before its first word
+_FEWEST_SHOWN = 16  # characters of a preview
 _STYLES = {"✓": "green", "✗": "bold red", "-": "dim"}
 
 
@@ -194,7 +199,12 @@ def prune(document: PruneDocument) -> None:
         say(f"a dry run: kg prune {document.environment} --apply deletes")
 
 
-def index(document: IndexDocument) -> None:
+def index(document: IndexDocument | CommandDocument) -> None:
+    from tasks.core.documents import CommandDocument
+
+    if isinstance(document, CommandDocument):
+        say(f"{document.command[0]} ended well after {duration(document.seconds)}")
+        return
     say(
         f"indexed {document.indexed:,} of {document.files:,} files with {document.embedder} in "
         f"{duration(document.seconds)}: {document.unchanged:,} unchanged, {document.removed:,} removed, "
@@ -208,8 +218,26 @@ def index(document: IndexDocument) -> None:
 def search(hits: Sequence[SearchHit]) -> None:
     if not hits:
         say("nothing found")
+        return
+    headings = ("similarity", "file", "language", "preview")
     rows = [(f"{hit.similarity:.3f}", hit.file_path, hit.language or "") for hit in hits]
-    table(("similarity", "file", "language"), rows)
+    # What is left of the line: two blanks stand between columns, in a table on a terminal three, and two at its ends.
+    between = 3 if sys.stdout.isatty() else 2
+    taken = sum(max(map(len, cells)) + between for cells in zip(headings[:3], *rows, strict=True))
+    room = max(_FEWEST_SHOWN, shutil.get_terminal_size().columns - taken - 2)
+    table(headings, [(*row, _opening(hit.preview or "", room)) for row, hit in zip(rows, hits, strict=True)])
+
+
+def _opening(text: str, room: int) -> str:
+    """How a file begins, on one line of at most `room` characters, without the marks of a comment."""
+    body = text.partition("\n")[2] if text.startswith("#!") else text
+    line = _COMMENT.sub("", " ".join(_printable(body).split()))
+    return line if len(line) <= room else f"{line[: room - 1].rstrip()}…"
+
+
+def _printable(text: str) -> str:
+    """Without what would move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -42,6 +42,7 @@ class Running:
     """A child whose standard output (and input, when asked for) the caller pumps."""
 
     process: subprocess.Popen[bytes]
+    family: bool = False
     stderr: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_STDERR_LINES))
     timed_out: bool = False
 
@@ -116,15 +117,18 @@ def stream(
     stdin: bool = False,
     cwd: Path | None = None,
     user: int | None = None,
+    family: bool = False,
 ) -> Iterator[Running]:
     """A child whose stdout (and stdin) the block pumps; it never outlives the block.
+
+    With `family` nor does what it started, and its stderr comes in its stdout.
 
     After a clean block its end is awaited and, when `check`, a non-zero status raises CommandFailed. An exception in
     the block ends the child at once. `timeout` (seconds, None for none) ends it too and is reported as such.
     """
     words = [str(part) for part in argv]
     full_env = environment(env) if user is None else bare_environment(env)
-    child = Running(_start(words, full_env, stdin=stdin, cwd=cwd, user=user))
+    child = Running(_start(words, full_env, stdin=stdin, cwd=cwd, user=user, family=family), family)
     reader = _drain_stderr(child, full_env)
     try:
         with _limited(child, timeout):
@@ -213,7 +217,7 @@ def launch(argv: Sequence[str | Path], *, log: int, env: Mapping[str, str] | Non
 
 
 def _start(
-    argv: list[str], env: dict[str, str], *, stdin: bool, cwd: Path | None, user: int | None
+    argv: list[str], env: dict[str, str], *, stdin: bool, cwd: Path | None, user: int | None, family: bool
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -224,9 +228,10 @@ def _start(
             user=user,
             group=None if user is None else _group(user),
             extra_groups=None if user is None else [],
+            process_group=0 if family else None,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if family else subprocess.PIPE,
         )
     except OSError as error:
         raise CommandMissing(f"{argv[0]} could not be started: {error.strerror}") from error
@@ -248,7 +253,8 @@ def _failed_by_itself(child: Running) -> bool:
 
 def _drain_stderr(child: Running, env: Mapping[str, str]) -> threading.Thread:
     def drain() -> None:
-        assert child.process.stderr is not None
+        if child.process.stderr is None:
+            return
         with child.process.stderr as pipe:
             for raw in pipe:
                 line = redact(raw.decode(errors="replace").rstrip(), env)
@@ -263,18 +269,29 @@ def _drain_stderr(child: Running, env: Mapping[str, str]) -> threading.Thread:
 
 def _expire(child: Running) -> None:
     child.timed_out = True
-    child.process.kill()
+    _signal(child, signal.SIGKILL)
+
+
+def _signal(child: Running, number: signal.Signals) -> None:
+    """To the child, and to all that it started where they are a family."""
+    if not child.family:
+        child.process.send_signal(number)
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(child.process.pid, number)
 
 
 def _end(child: Running) -> None:
     """Terminate, then kill: pg_dump needs a moment to cancel its query in the server."""
     if child.process.poll() is None:
-        child.process.terminate()
+        _signal(child, signal.SIGTERM)
         try:
             child.process.wait(timeout=3)
         except subprocess.TimeoutExpired:
-            child.process.kill()
+            _signal(child, signal.SIGKILL)
             child.process.wait()
+    if child.family:
+        _signal(child, signal.SIGKILL)  # whoever of them is left
     for pipe in (child.process.stdin, child.process.stdout):
         if pipe and not pipe.closed:
             try:

@@ -191,6 +191,14 @@ class IndexDocument(Document):
         return cls.model_validate({**same, "environment": environment, "files": result.seen, "skipped": skipped})
 
 
+class CommandDocument(Document):
+    """`kg index` without a PATH: the environment's index_command has run."""
+
+    environment: Environment
+    command: tuple[str, ...]
+    seconds: float
+
+
 class SearchHit(Document):
     """Each element of `kg search`, nearest first."""
 
@@ -218,5 +226,6 @@ DOCUMENTS: dict[str, type[Document]] = {
     "prune": PruneDocument,
     "reindex": ReindexDocument,
     "index": IndexDocument,
+    "index (without a PATH)": CommandDocument,
     "search[]": SearchHit,
 }

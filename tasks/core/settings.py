@@ -118,10 +118,13 @@ class ApplicationSettings(_Section):
     embedding_timeout: timedelta = Field(timedelta(minutes=1), description="How long one call of the API may take")
     embedding_attempts: int = Field(6, ge=1, description="How often a call is tried that fails for a passing reason")
     search_probe: str = Field("", description="A text that a search should find something for")
+    health_status: int = Field(200, ge=100, le=599, description="... or answers this")
     health_timeout: timedelta = Field(timedelta(seconds=5), description="How long each of these may take to answer")
-    index_command: tuple[str, ...] = Field((), description="Run by rollback's reset strategy to fill the tables again")
+    health_attempts: int = Field(3, ge=1, description="How often verify asks health_url before it is ill")
+    index_command: tuple[str, ...] = Field((), description="Run by kg index without a PATH and by rollback's reset")
     integration_command: tuple[str, ...] = Field((), description="Run after verify")
-    command_timeout: timedelta = timedelta(minutes=30)
+    command_folder: str = Field("", description="Where these two run; relative to the checkout")
+    command_timeout: timedelta = Field(timedelta(minutes=30), description="How long each of them may take")
 
 
 class WatchSettings(_Section):

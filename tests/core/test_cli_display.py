@@ -15,7 +15,7 @@ from flows.cli import render
 from flows.cli.confirm import confirm
 from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, moment, showing, size
 from flows.cli.options import Output
-from tasks.core.documents import BackupDocument, CheckItem, PruneDocument, PruneItem, ReportDocument
+from tasks.core.documents import BackupDocument, CheckItem, PruneDocument, PruneItem, ReportDocument, SearchHit
 from tasks.core.errors import NotConfirmed
 from tasks.core.progress import note, reporting, track
 from tests.terminal import on_a_terminal
@@ -264,3 +264,19 @@ def test_backups_of_several_databases_name_theirs(capsys: pytest.CaptureFixture[
     heading, *rows = capsys.readouterr().out.splitlines()
     assert heading.split()[:2] == ["backup", "database"]
     assert [row.split()[1] for row in rows[:2]] == ["graph", "other"]
+
+
+def test_search_shows_how_a_file_begins_within_the_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = '#!/usr/bin/env python\n"""Parse \x1b[31mJSON documents,\tand say what is wrong with them."""\n'
+    hit = SearchHit(file_path="json/decoder.py", similarity=0.4741, language="python", preview=preview)
+    monkeypatch.setenv("COLUMNS", "80")
+    render.search([hit, SearchHit(file_path="a.txt", similarity=0.1)])
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "similarity  file             language  preview"
+    assert second == "0.474       json/decoder.py  python    Parse [31mJSON documents, and say what…"
+    assert len(second) <= 80
+    assert third == "0.100       a.txt"
+    render.search([])
+    assert capsys.readouterr().out == "nothing found\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +20,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from flows.cli.app import run
 from tasks.core.addresses import Address
 from tasks.core.application.health import (
     EMBEDDINGS,
@@ -29,11 +32,13 @@ from tasks.core.application.health import (
     run_integration,
 )
 from tasks.core.application.index import index
+from tasks.core.application.own_commands import run_index_command
+from tasks.core.errors import CommandFailed, SettingsError
 from tasks.core.operations.verification import verify_environment
 from tasks.core.operations.watching import watch
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema.report import Report
-from tasks.core.settings import ApplicationSettings, Settings
+from tasks.core.settings import CHECKOUT, ApplicationSettings, Settings
 from tests.integration.graphs import deploy_graph
 from tests.processes import free_port
 
@@ -41,10 +46,18 @@ pytestmark = pytest.mark.slow
 
 
 class Application(BaseHTTPRequestHandler):
-    """/well answers 200, /ill 503; /embeddings and /short give 1536 and 3 numbers to whoever brings the key."""
+    """/well answers 200, /ill 503, /starting at first 503; /embeddings and /short give 1536 and 3 numbers to whoever
+    brings the key.
+    """
+
+    starting = 0
 
     def do_GET(self) -> None:
-        self._answer(200 if self.path.startswith("/well") else 503, b"")
+        if self.path == "/starting" and Application.starting:
+            Application.starting -= 1
+            self._answer(503, b"")
+            return
+        self._answer(200 if self.path.startswith(("/well", "/starting")) else 503, b"")
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -94,7 +107,16 @@ def found(settings: Settings, name: str) -> str:
 
 
 def asking(settings: Settings, **wanted: Any) -> Settings:
-    return settings.model_copy(update={"application": ApplicationSettings(**wanted)})
+    given = {"health_attempts": 1, **wanted}
+    return settings.model_copy(update={"application": ApplicationSettings(**given)})
+
+
+def test_an_application_that_is_still_starting_is_asked_again(settings: Settings, application: str) -> None:
+    Application.starting = 2
+    asked = asking(settings, health_url=f"{application}/starting", health_attempts=2)
+    assert found(asked, HEALTH).startswith("failed: ")
+    Application.starting = 1
+    assert found(asked, HEALTH).startswith("ok: ")
 
 
 def test_what_is_not_configured_is_skipped_by_its_name(settings: Settings) -> None:
@@ -109,6 +131,7 @@ def test_what_is_not_configured_is_skipped_by_its_name(settings: Settings) -> No
 
 
 def test_the_health_endpoint(settings: Settings, application: str) -> None:
+    assert found(asking(settings, health_url=f"{application}/ill", health_status=503), HEALTH).startswith("ok: ")
     secret = application.replace("http://", "http://someone:hush@")
     assert found(asking(settings, health_url=f"{application}/well?key=hush"), HEALTH) == (
         f"ok: {application}/well answers 200"
@@ -165,10 +188,63 @@ def test_redis(settings: Settings, redis: str) -> None:
     assert "is not a Redis address" in at("http://127.0.0.1")
 
 
-def test_the_integration_command(settings: Settings) -> None:
-    assert run_integration(asking(settings, integration_command=("true",))).status == "ok"
-    check = run_integration(asking(settings, integration_command=("sh", "-c", "echo 'error: 3 failed' >&2; exit 1")))
+def test_the_integration_command(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    well = run_integration(asking(settings, integration_command=("sh", "-c", "pwd; echo $PGDATABASE $PGPASSWORD >&2")))
+    assert (well.status, well.detail.partition(" after ")[0]) == ("ok", "sh ended well")
+    assert settings.address is not None
+    assert caplog.messages[-2:] == [str(CHECKOUT), f"{settings.address.dbname} ***"]
+    check = run_integration(asking(settings, integration_command=("sh", "-c", "echo 'error: 3 failed'; exit 1")))
     assert (check.status, check.detail) == ("failed", "sh ended with status 1: error: 3 failed")
+    absent = run_integration(asking(settings, integration_command=("pwd",), command_folder="absent"))
+    assert absent.detail == f"command_folder {CHECKOUT}/absent does not exist"
+    assert "could not be started" in run_integration(asking(settings, integration_command=("absent-program",))).detail
+
+
+def test_a_command_s_time_limit_ends_its_children_too(settings: Settings, tmp_path: Path) -> None:
+    mark = f"{time.time_ns() % 10**9 + 10**6}"
+    script = f"echo begun; sleep {mark} & wait"
+    limited = asking(
+        settings, index_command=("sh", "-c", script), command_folder=str(tmp_path), command_timeout=timedelta(seconds=1)
+    )
+    lines: list[str] = []
+    started = time.monotonic()
+    with pytest.raises(CommandFailed, match="did not end within 1 s"):
+        run_index_command(limited, lines.append)
+    assert time.monotonic() - started < 5
+    assert lines == ["begun"]
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if runs(path, f"sleep\0{mark}")]
+    with pytest.raises(SettingsError, match="index_command of dev is not set"):
+        run_index_command(settings)
+
+
+def runs(path: Path, words: str) -> bool:
+    with suppress(OSError):
+        return words in path.read_text()
+    return False
+
+
+def test_kg_index_without_a_path_runs_the_environments_command(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sh", "-c", 'echo one file; test -z "$SHALL_FAIL"']
+    (tmp_path / "dev.toml").write_text(f"[application]\nindex_command = {json.dumps(command)}\n")
+    address = settings.address
+    assert address is not None
+    monkeypatch.setenv("KG_ENVIRONMENTS", str(tmp_path))
+    monkeypatch.setenv("SUPABASE_URL", f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}")
+    monkeypatch.setenv("SUPABASE_DB_PASSWORD", address.password.get_secret_value() if address.password else "")
+    assert run(["index", "dev", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["command"] == command
+    assert run(["index", "dev"]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out.partition(" after ")[0], shown.err) == ("sh ended well", "  one file\n")
+    monkeypatch.setenv("SHALL_FAIL", "1")
+    assert run(["index", "dev"]) == 1
+    assert "sh ended with status 1: one file" in capsys.readouterr().err
+    monkeypatch.setenv("KG_INDEX_COMMAND_RUNS", "1")
+    assert run(["index", "dev"]) == 2
+    assert "calls itself" in capsys.readouterr().err
 
 
 def watching(settings: Settings, **wanted: Any) -> Settings:

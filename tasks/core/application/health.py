@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.core import commands
+from tasks.core.application.own_commands import run_command
 from tasks.core.application.redis import ping
 from tasks.core.errors import OpsError
 from tasks.core.schema.report import CheckResult, failed, ok, run_check, skipped
@@ -21,13 +22,14 @@ from tasks.core.settings import Settings
 HEALTH, EMBEDDINGS, SEARCH, REDIS = "application health", "application embeddings", "application search", "redis"
 INTEGRATION = "integration command"
 _DIMENSIONS = 1536
+_LONGEST_PAUSE = 5  # seconds between two questions for its health
 _LONGEST_ANSWER = 4 << 20  # bytes
 
 
 def check_application(settings: Settings) -> tuple[CheckResult, ...]:
     """Asks the running application; changes nothing."""
     wanted: tuple[tuple[str, object, str, Callable[[Settings], CheckResult]], ...] = (
-        (HEALTH, settings.application.health_url, "health_url", check_health),
+        (HEALTH, settings.application.health_url, "health_url", _health_in_time),
         (EMBEDDINGS, settings.application.embedding_url, "embedding_url", _embeddings),
         (SEARCH, settings.application.search_probe, "search_probe", _search),
         (REDIS, settings.redis_url, "REDIS_URL", _redis),
@@ -42,18 +44,29 @@ def run_integration(settings: Settings) -> CheckResult:
         return skipped(INTEGRATION, "integration_command is not set")
 
     def run() -> CheckResult:
-        commands.run(command, timeout=settings.application.command_timeout.total_seconds())
-        return ok(INTEGRATION, f"{command[0]} ended well")
+        done = run_command(settings, command)
+        return ok(INTEGRATION, f"{command[0]} ended well after {done.seconds:.1f} s")
 
     return run_check(INTEGRATION, run)
 
 
 def check_health(settings: Settings) -> CheckResult:
-    url = settings.application.health_url
+    """Asks once. Raises OpsError where nobody answers."""
+    url, wanted = settings.application.health_url, settings.application.health_status
     status, _ = _ask(settings, urllib.request.Request(url))  # noqa: S310 - settings.py takes http and https only
-    if status != http.client.OK:
-        return failed(HEALTH, f"{_shown(url)} answers {status}, not 200", "look at the application's log")
-    return ok(HEALTH, f"{_shown(url)} answers 200")
+    if status != wanted:
+        return failed(HEALTH, f"{_shown(url)} answers {status}, not {wanted}", "look at the application's log")
+    return ok(HEALTH, f"{_shown(url)} answers {wanted}")
+
+
+def _health_in_time(settings: Settings) -> CheckResult:
+    """Asks up to health_attempts times: an application that is just starting is not ill yet."""
+    attempts = settings.application.health_attempts
+    for attempt in range(1, attempts):
+        if (found := run_check(HEALTH, lambda: check_health(settings))).status == "ok":
+            return found
+        time.sleep(min(attempt, _LONGEST_PAUSE))
+    return check_health(settings)
 
 
 def _if_configured(

@@ -14,7 +14,7 @@ from typing import Literal
 from psycopg.sql import SQL, Identifier
 
 from sql import query
-from tasks.core import commands
+from tasks.core.application.own_commands import run_index_command
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import find
 from tasks.core.backup.loss import loss_report, tables_in
@@ -204,7 +204,7 @@ def _index_again(operation: Operation, rows: dict[str, int]) -> str:
         environment = operation.settings.environment
         return f"{deleted}; no index_command is set: fill the tables with kg index {environment} PATH"
     with operation.step("index"), track("index-command", "Index again"):
-        commands.run(application.index_command, timeout=application.command_timeout.total_seconds())
+        run_index_command(operation.settings)
     return f"{deleted}; indexed again"
 
 
