@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import application, backups, database, vectors
+from flows.cli import application, backups, database, up, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
 
@@ -16,6 +16,7 @@ _LOOK = "Look: nothing is changed, and no flow engine is started"
 _CHANGE = "Change the database"
 _KEEP = "Keep it safe"
 _FILL = "The application's side"
+_RUN = "Day by day"
 
 
 def _paragraphs(text: str | None) -> str:
@@ -45,6 +46,7 @@ for panel, name, verb in (
     (_KEEP, "restore-drill", backups.restore_drill),
     (_KEEP, "prune", backups.prune),
     (_FILL, "index", application.index),
+    (_RUN, "up", up.up),
 ):
     app.command(name, help=_paragraphs(verb.__doc__), rich_help_panel=panel)(verb)
 

@@ -31,6 +31,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from flows.cli.up_state import prefect_home, running_url
 from tasks.core.errors import EngineFailed
 from tasks.core.progress import track
 
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 START_SECONDS = 90.0  # a first start migrates an empty database: 7 s alone, several times that on a busy machine
 STOP_SECONDS = 2.0
 PROBE_SECONDS = 10.0
+
+HEARTBEAT_SECONDS = "30"  # a server that stays notices by them that a run has died
 
 _KEPT_OUTPUT_BYTES = 8_000
 
@@ -87,16 +90,24 @@ class Engine:
 class OwnServer:
     """The child process of flows.cli.server, in a session of its own so that a Ctrl-C of the terminal spares it."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+    def __init__(
+        self,
+        variables: Mapping[str, str],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        output: IO[bytes] | None = None,
+    ) -> None:
+        self._output: IO[bytes] = output or tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._host = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - where we reach it ourselves
+        with _listen(host, port) as listener:
             self.port = int(listener.getsockname()[1])
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "flows.cli.server", str(listener.fileno()), str(_lock_file())],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=self._output,
-                env={**variables, **_SERVER_VARIABLES},
+                env=dict(variables),
                 pass_fds=(listener.fileno(),),
                 start_new_session=True,
             )
@@ -104,7 +115,12 @@ class OwnServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/api"
+        return f"http://{self._host}:{self.port}/api"
+
+    @property
+    def ended(self) -> int | None:
+        """The exit status of a server that is no more."""
+        return self._process.poll()
 
     def wait(self) -> None:
         """Return when it answers. The listening socket is the child's alone: its end is a refused connection."""
@@ -125,7 +141,7 @@ class OwnServer:
         )
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PROBE_SECONDS)
+        connection = http.client.HTTPConnection(self._host, self.port, timeout=PROBE_SECONDS)
         try:
             connection.request("GET", "/api/health")
             return connection.getresponse().status == http.client.OK
@@ -157,15 +173,18 @@ class OwnServer:
 def engine() -> Iterator[Engine]:
     """Begin to start the engine, at once and without waiting. To be entered before anything imports Prefect.
 
-    Raises EngineFailed where nobody answers at PREFECT_API_URL.
+    The server is the one at PREFECT_API_URL, else that of a `kg up` on this PREFECT_HOME, else one of our own. Raises
+    EngineFailed where nobody answers at PREFECT_API_URL.
     """
     assert "prefect" not in sys.modules, "Prefect has read its settings already"
     os.environ.update(_CLIENT_VARIABLES)
     url, server = os.environ.get("PREFECT_API_URL", ""), None
-    if url:
-        _probe(url)
+    if url or (url := running_url()):
+        probe(url)
+        os.environ["PREFECT_API_URL"] = url
+        os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", HEARTBEAT_SECONDS)
     else:
-        server = OwnServer({**os.environ, "PREFECT_API_URL": ""})
+        server = OwnServer({**os.environ, "PREFECT_API_URL": "", **_SERVER_VARIABLES})
         url = os.environ["PREFECT_API_URL"] = server.url
         os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
     started = Engine(url, server)
@@ -176,7 +195,7 @@ def engine() -> Iterator[Engine]:
         started.leave()
 
 
-def _probe(url: str) -> None:
+def probe(url: str) -> None:
     """Whoever answers, with whatever status, is there; authentication and versions are Prefect's business."""
     bare = re.sub(
         "//.*@", "//", url, flags=re.DOTALL
@@ -196,8 +215,18 @@ def _probe(url: str) -> None:
     )
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise EngineFailed(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="a server that runs there is used with PREFECT_API_URL; --port takes another port",
+        ) from error
+
+
 def _lock_file() -> Path:
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
+    home = prefect_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = home / "kg-server.lock"

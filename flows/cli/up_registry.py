@@ -1,0 +1,191 @@
+"""What `kg up` makes on the Prefect server: the work pool, the deployments of prefect.yaml, the automations.
+
+Everything here can be done again: what is there and right is left, and what an operator switched off stays off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound, PrefectException
+
+from flows.guard import TAG
+from tasks.core.errors import EngineFailed
+from tasks.core.settings import CHECKOUT, Environment
+
+POOL = "kg"
+SILENCE = timedelta(seconds=90)  # three heartbeats
+
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_LIFE_GOES_ON = {
+    _HEARTBEAT,
+    *(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")),
+}
+
+
+def register(client: SyncPrefectClient, environments: list[Environment]) -> None:
+    """Make what is missing. Raises EngineFailed where Prefect refuses prefect.yaml."""
+    make_pool(client)
+    for _, entry in wanted_deployments(environments):
+        try:
+            make_deployment(entry)
+        except PrefectException as error:
+            name = f"{entry['entrypoint']} of {entry['name']}"
+            raise EngineFailed(f"prefect.yaml: {name} was not registered: {error}") from error
+    for wanted in automations(client, environments):
+        make_automation(client, wanted)
+
+
+def make_deployment(entry: dict[str, Any]) -> None:
+    """As `prefect deploy` makes it of an entry of prefect.yaml, which takes seconds for each."""
+    limit = entry.get("concurrency_limit")
+    deployment = RunnerDeployment.from_entrypoint(
+        entry["entrypoint"],
+        name=entry["name"],
+        parameters=entry["parameters"],
+        description=entry["description"],
+        tags=entry["tags"],
+        concurrency_limit=ConcurrencyLimitConfig(**limit) if limit else None,
+        work_pool_name=POOL,
+    )
+    schedules = [_schedule(each) for each in entry.get("schedules", ())]
+    deployment.apply(schedules=schedules, work_pool_name=POOL)
+
+
+def _schedule(entry: dict[str, Any]) -> dict[str, Any]:
+    """Says nothing of `active`: the server then keeps what it has."""
+    cron = CronSchedule(cron=entry["cron"], timezone=entry["timezone"])
+    return {"schedule": cron, "slug": entry["slug"], "parameters": entry.get("parameters", {})}
+
+
+def make_pool(client: SyncPrefectClient) -> WorkPool:
+    try:
+        return client.read_work_pool(POOL)
+    except ObjectNotFound:
+        description = "Runs of kg-operations; `kg up` pauses it while it waits for runs to end."
+        return client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description=description))
+
+
+def pause_pool(client: SyncPrefectClient, paused: bool) -> None:
+    client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
+
+
+def automations(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[AutomationCore]:
+    """Silence means Crashed; Crashed means recover, once for each environment."""
+    yield AutomationCore(
+        name="kg: no heartbeat means Crashed",
+        description="A flow whose process or machine died says nothing more.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect=_LIFE_GOES_ON,
+            for_each={"prefect.resource.id"},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process died")],
+    )
+    for environment in environments:
+        recover = client.read_deployment_by_name(f"recover/{environment}")
+        yield AutomationCore(
+            name=f"kg: Crashed means recover {environment}",
+            description="recover reads the journal: a crash that changed nothing undoes nothing.",
+            trigger=EventTrigger(
+                expect={"prefect.flow-run.Crashed"},
+                # Not its own crash: a recover that dies every time would start itself for ever.
+                match={"prefect.resource.id": "prefect.flow-run.*", "prefect.resource.name": "!recover *"},
+                match_related={
+                    "prefect.resource.role": "tag",
+                    "prefect.resource.id": f"prefect.tag.{TAG}{environment}",
+                },
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[RunDeployment(source="selected", deployment_id=recover.id, parameters={})],
+        )
+
+
+def make_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """Create it, or bring it up to date where it differs; whether it is enabled is the operator's."""
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        client.create_automation(wanted)
+        return
+    kept = wanted.model_copy(update={"enabled": found[0].enabled})
+    if _said(found[0]) != _said(kept):
+        client.update_automation(found[0].id, kept)
+
+
+def missing(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[str]:
+    """What `kg up` would make or start, a line each; nothing where all is there."""
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        yield f"work pool {POOL}: not there"
+    else:
+        if pool.is_paused:
+            yield f"work pool {POOL}: paused; no run starts"
+        if not any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(POOL)):
+            yield f"work pool {POOL}: no worker is online"
+    there = {each.name: each for each in _deployments(client, environments)}
+    for name, wanted in wanted_deployments(environments):
+        yield from _differences(name, wanted, there.get(name))
+    if any(f"recover/{environment}" not in there for environment in environments):
+        yield "automations: their deployments are not there"
+        return
+    for automation in automations(client, environments):
+        found = client.read_automations_by_name(automation.name)
+        if not found:
+            yield f"automation {automation.name!r}: not there"
+        elif not found[0].enabled:
+            yield f"automation {automation.name!r}: switched off"
+
+
+def wanted_deployments(environments: list[Environment]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`flow/environment` and its entry in prefect.yaml."""
+    for entry in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
+        if entry["name"] in environments:
+            flow = str(entry["entrypoint"]).partition(":")[2].replace("_", "-")
+            yield f"{flow}/{entry['name']}", entry
+
+
+def _differences(name: str, wanted: dict[str, Any], found: DeploymentResponse | None) -> Iterator[str]:
+    if found is None:
+        yield f"deployment {name}: not there"
+        return
+    if (found.entrypoint, found.work_pool_name) != (wanted["entrypoint"], POOL):
+        yield f"deployment {name}: is not what prefect.yaml says"
+    if not set(wanted["tags"]) <= set(found.tags):
+        yield f"deployment {name}: lacks its tags"
+    slugs = {schedule.slug for schedule in found.schedules}
+    for schedule in wanted.get("schedules", ()):
+        if schedule["slug"] not in slugs:
+            yield f"deployment {name}: lacks its schedule {schedule['slug']}"
+
+
+def _deployments(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[Any]:
+    for name, _ in wanted_deployments(environments):
+        try:
+            found = client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            continue
+        yield found.model_copy(update={"name": name})
+
+
+def _said(automation: AutomationCore) -> dict[str, Any]:
+    fields = {"name", "description", "enabled", "trigger", "actions"}
+    return AutomationCore.model_validate(automation.model_dump(include=fields)).model_dump(
+        mode="json", exclude={"trigger": {"id"}}
+    )
