@@ -6,10 +6,12 @@ from prefect import flow
 
 from flows.guard import own_environment
 from flows.steps import Steps
+from flows.telling import tell_backed_up, tell_pruned, telling
 from tasks.backups import make_backup, prove_backup, prune_backups
 from tasks.core.documents import BackupDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
+from tasks.notices import report_nightly
 
 
 @flow(name="backup", flow_run_name="backup {environment}")
@@ -23,7 +25,7 @@ def backup(environment: Environment, drill: bool = True, prune: bool = True) -> 
     """
     own_environment(environment)
     steps = Steps(1 + drill + prune)
-    with operation(load_settings(environment), "backup"):
+    with telling(environment, "backup", "backup-failed"), operation(load_settings(environment), "backup"):
         with steps("Back up"):
             made = make_backup(environment)
         if drill:
@@ -31,5 +33,7 @@ def backup(environment: Environment, drill: bool = True, prune: bool = True) -> 
                 made = prove_backup(environment, made.id)
         if prune:
             with steps("Prune"):
-                prune_backups(environment, apply=True)
+                tell_pruned(environment, prune_backups(environment, apply=True))
+    tell_backed_up(environment, made)
+    report_nightly(environment)
     return BackupDocument.of(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.guard import own_environment
+from flows.telling import tell_old_proof
 from tasks.artifacts import report_artifact
 from tasks.core.documents import ReportDocument
 from tasks.core.schema.check import check as check_now
@@ -22,5 +23,6 @@ def check(environment: Environment) -> ReportDocument:
     """
     own_environment(environment)
     report = check_now(load_settings(environment))
+    tell_old_proof(environment, report)
     report_artifact(f"check-{environment}", f"Check of {environment}", report)
     return ReportDocument.of(environment, report)

@@ -10,6 +10,7 @@ from typing import Self
 from prefect.runtime import flow_run
 
 from flows.steps import Steps
+from flows.telling import tell_deploy_failed, tell_deployed
 from tasks.artifacts import deploy_artifact
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
@@ -21,6 +22,7 @@ from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
 from tasks.core.settings import Environment
+from tasks.notices import tell
 from tasks.ways_back import ended
 
 STEPS = 9  # check, plan, back up, drill, migrate, verify, advice, prune, report
@@ -42,6 +44,7 @@ class Deployment:
         self.warnings: list[str] = []
 
     def __enter__(self) -> Self:
+        tell(self.environment, "started", "A deploy has begun.")
         return self
 
     def __exit__(
@@ -52,6 +55,7 @@ class Deployment:
         state: DeployState = "refused" if isinstance(error, Refused) else "failed"
         self.operation.end_state = "rolled-back" if self.undone and not isinstance(error, RowsMissing) else "failed"
         attach(error, self._document(state, self.undone.fingerprint if self.undone else self.before, error))
+        tell_deploy_failed(self.environment, error, self.undone)
 
     @contextmanager
     def aside(self, title: str) -> Iterator[Track]:
@@ -100,6 +104,7 @@ class Deployment:
             ],
             self.step.seconds,
         )
+        tell_deployed(document)
         return document
 
     def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.guard import own_environment
+from flows.telling import tell_pruned, telling
 from tasks.backups import prune_backups
 from tasks.core.documents import PruneDocument
 from tasks.core.operations.operation import operation
@@ -20,6 +21,8 @@ def prune(environment: Environment, apply: bool = False) -> PruneDocument:
         apply: Delete what is not kept; otherwise it is a dry run.
     """
     own_environment(environment)
-    with operation(load_settings(environment), "prune"):
+    with telling(environment, "prune"), operation(load_settings(environment), "prune"):
         plan = prune_backups(environment, apply=apply)
+    if apply:
+        tell_pruned(environment, plan)
     return PruneDocument.of(environment, plan, applied=apply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.guard import own_environment
+from flows.telling import tell_recovered, telling
 from tasks.core.documents import RecoverDocument
 from tasks.core.operations.operation import operation
 from tasks.core.settings import Environment, load_settings
@@ -20,6 +21,9 @@ def recover(environment: Environment, terminate: bool = False) -> RecoverDocumen
         terminate: End the sessions of the dead run instead of waiting for them; each is named first.
     """
     own_environment(environment)
-    opened = reopen_target(environment)
-    with operation(load_settings(environment), "recover", terminate=terminate):
-        return RecoverDocument.of(environment, recover_target(environment, opened))
+    with telling(environment, "recovery"):
+        opened = reopen_target(environment)
+        with operation(load_settings(environment), "recover", terminate=terminate):
+            document = RecoverDocument.of(environment, recover_target(environment, opened))
+    tell_recovered(document)
+    return document

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.guard import own_environment
 from flows.steps import Steps
+from flows.telling import telling
 from tasks.backups import prove_backup
 from tasks.core.documents import DrillDocument
 from tasks.core.settings import Environment
@@ -20,6 +21,6 @@ def restore_drill(environment: Environment, backup: str = "") -> DrillDocument:
         backup: The backup's id; empty means the newest one.
     """
     own_environment(environment)
-    with Steps(1)("Restore drill"):
+    with telling(environment, "restore drill"), Steps(1)("Restore drill"):
         proved = prove_backup(environment, backup)
     return DrillDocument.of(proved)

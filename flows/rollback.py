@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.guard import own_environment
 from flows.steps import Steps
+from flows.telling import tell_rolled_back, telling
 from tasks.core.documents import RollbackDocument, Strategy
 from tasks.core.errors import UsageError
 from tasks.core.operations.operation import operation
@@ -41,7 +42,7 @@ def rollback(
     if whole_database and (strategy != "restore" or salvage):
         raise UsageError("--whole-database goes with --strategy restore, and without --salvage")
     steps = Steps(2)
-    with operation(load_settings(environment), "rollback") as run:
+    with telling(environment, "rollback"), operation(load_settings(environment), "rollback") as run:
         run.describe(rollback={"strategy": strategy, "reason": reason})
         with steps("Roll back"):
             if run.kind == "rollback":
@@ -52,4 +53,7 @@ def rollback(
                 verify_rolled_back(environment, undone)
         close_earlier(environment)
         run.end_state = "done" if undone.nothing else "rolled-back"
-    return ended(environment, undone, auto=strategy == "auto")
+    with telling(environment, "rollback"):
+        document = ended(environment, undone, auto=strategy == "auto")
+    tell_rolled_back(document, reason)
+    return document

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from tasks.core.addresses import Address, parse_address
 from tasks.core.application.api_settings import base_url, daily_cost
 from tasks.core.errors import SettingsError, UsageError
+from tasks.core.notifications.events import NotificationSettings
 from tasks.core.release.rules import ApprovalSettings, Freeze, WindowRule
 
 Environment = Literal["dev", "staging", "production"]
@@ -152,6 +153,7 @@ class EnvironmentFile(_Section):
     approvals: ApprovalSettings = ApprovalSettings()
     windows: tuple[WindowRule, ...] = ()
     freeze: tuple[Freeze, ...] = ()
+    notifications: NotificationSettings = NotificationSettings()
 
 
 class Settings(BaseModel):
@@ -177,6 +179,7 @@ class Settings(BaseModel):
     approvals: ApprovalSettings = ApprovalSettings()
     windows: tuple[WindowRule, ...] = Field((), description="When it may be changed; none: at any time")
     freeze: tuple[Freeze, ...] = Field((), description="When no window opens")
+    notifications: NotificationSettings = NotificationSettings()
     redis_url: SecretStr | None = Field(None, description="REDIS_URL: keeps embeddings, and verify pings it")
     openai_key: SecretStr | None = Field(None, description="OPENAI_API_KEY: index and search ask the API's model")
     openai_base_url: str = Field("", description="OPENAI_BASE_URL: another server that speaks it; empty: OpenAI's")
@@ -187,9 +190,9 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
     """Settings of `environment` from its TOML and `variables` (default: the process's environment, an empty value
     counts as absent). Raises UsageError for an unknown environment, SettingsError for a bad setting.
     """
-    env = _ours(os.environ if variables is None else variables)
+    env = variables_of_ours(os.environ if variables is None else variables)
     name = environment_named(environment)
-    file = _read_file(Path(env.get("KG_ENVIRONMENTS", CHECKOUT / "deployments" / "environments")) / f"{name}.toml")
+    file = environment_file(name, env)
     home = Path(env.get("KG_HOME", CHECKOUT / ".kg")).expanduser().absolute()
     return Settings(
         environment=name,
@@ -208,7 +211,12 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
     )
 
 
-def _ours(variables: Mapping[str, str]) -> dict[str, str]:
+def environment_file(name: Environment, env: Mapping[str, str]) -> EnvironmentFile:
+    """What the TOML of environment `name` says. Raises SettingsError."""
+    return _read_file(Path(env.get("KG_ENVIRONMENTS", CHECKOUT / "deployments" / "environments")) / f"{name}.toml")
+
+
+def variables_of_ours(variables: Mapping[str, str]) -> dict[str, str]:
     """Those that are set and that we read. Raises SettingsError for bytes that are no text."""
     names = {"REDIS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MAX_DAILY_COST"}.union(*VARIABLES.values())
     env = {name: text for name, text in variables.items() if text and (name in names or name.startswith("KG_"))}

@@ -1,0 +1,39 @@
+"""No message carries a secret: what the process's environment variables hold of them is taken out of any text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote, unquote
+
+_SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|ACCESS_KEY|IDENTITY|AUTH_STRING", re.IGNORECASE)
+_WHOLE_URL = ("KG_NOTIFY_URLS", "KG_HEARTBEAT_URL")  # a webhook's path is its password
+_USER_INFO = re.compile(r"//[^/\s@:]*:(?P<password>[^/\s@]+)@")
+_LEAST_IN_PATH = 8  # tokens are longer than words
+_LEAST = 3  # shorter ones would take single letters out of words
+
+
+def scrub(text: str, variables: Mapping[str, str]) -> str:
+    """`text` with each secret in `variables` replaced by ***: passwords, keys, addresses of webhooks; also encoded."""
+    for secret in sorted(set(_secrets(variables)), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _USER_INFO.sub(lambda found: found.group().replace(found["password"], "***"), text)
+
+
+def _secrets(variables: Mapping[str, str]) -> Iterator[str]:
+    for name, value in variables.items():
+        for secret in _of(name, value):
+            if len(secret) >= _LEAST:
+                yield from (secret, quote(secret, safe=""), unquote(secret))
+
+
+def _of(name: str, value: str) -> Iterator[str]:
+    if name in _WHOLE_URL:
+        for url in re.split(r"[\s,]+", value):
+            where = url.partition("://")[2]
+            yield from (url, where, where.rpartition("@")[2])
+            yield from (part for part in re.split(r"[/?&=:@]", where.partition("/")[2]) if len(part) >= _LEAST_IN_PATH)
+    elif _SECRET_NAME.search(name):
+        yield value.strip()
+    elif "://" in value:
+        yield from (found["password"] for found in _USER_INFO.finditer(value))
