@@ -45,6 +45,16 @@ def test_nothing_is_there_before_it_is_asked_for(conn: Connection) -> None:
     assert not ledger.exists(conn)
 
 
+def test_an_administrators_statement_names_the_role_that_lacks_the_right(conn: Connection, plain_role: str) -> None:
+    """SET ROLE has made it another than the address's."""
+    ledger.ensure(conn)
+    as_role(conn, plain_role)
+    with pytest.raises(PrivilegeMissing, match=f"role {plain_role} may not read the ledger") as refused:
+        ledger.history(conn)
+    assert f'GRANT SELECT ON kg_ops.ledger TO "{plain_role}"' in (refused.value.hint or "")
+    conn.execute("RESET ROLE")
+
+
 def test_ensure_is_idempotent_and_the_identity_stays(conn: Connection) -> None:
     ledger.ensure(conn)
     made = ledger.identity(conn)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from tasks.core.addresses import Address, parse_address
 from tasks.core.errors import ConnectionFailed, SettingsError
 from tasks.core.operations.operation import operation
-from tasks.core.postgres.connections import Connection, connect
+from tasks.core.postgres.connections import Connection, connect, role_of
 from tasks.core.postgres.scratch import private_cluster
 from tasks.core.schema.check import check
 from tasks.core.schema.verify import verify
@@ -135,6 +135,12 @@ def test_the_whole_database_cannot_be_dumped_there_and_check_says_so_beforehand(
 def test_the_session_pooler_does_as_well(supabase: Settings, direct: Address, administrator: Connection) -> None:
     """It calls the role postgres.<project>, and the server calls it postgres."""
     with pooler(direct, "session", "postgres.abcdefghijklmnopqrst") as address:
+        with connect(address, purpose="test") as conn, pytest.raises(errors.DivisionByZero), conn.transaction():
+            assert (conn.info.user, role_of(conn)) == (address.user, "postgres")
+            try:
+                conn.execute("SELECT 1 / 0")
+            finally:
+                assert role_of(conn) == "postgres"
         through = supabase.model_copy(update={"address": address})
         deploy(through)
         fill(administrator)

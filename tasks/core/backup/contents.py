@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Identifier
 from sql import query
 from tasks.core.backup.manifest import Extension, Identity, ServerFacts
 from tasks.core.errors import BackupError, PrivilegeMissing
-from tasks.core.postgres.connections import Connection, database_errors, describe, vector_extension
+from tasks.core.postgres.connections import Connection, database_errors, describe, role_of, vector_extension
 from tasks.core.progress import track
 from tasks.core.schema import ledger
 
@@ -154,9 +154,10 @@ def lock_tables(conn: Connection, tables: Iterable[Table]) -> None:
         try:
             conn.execute(query("lock_table_for_dump").format(table=table.identifier))
         except errors.InsufficientPrivilege as error:
+            role = role_of(conn)
             raise PrivilegeMissing(
-                f"the role {conn.info.user} may not read {table.label}, so it cannot be backed up",
-                hint=f'ask the administrator for: GRANT SELECT ON {table.label} TO "{conn.info.user}" '
+                f"the role {role} may not read {table.label}, so it cannot be backed up",
+                hint=f'ask the administrator for: GRANT SELECT ON {table.label} TO "{role}" '
                 f'(and USAGE on schema "{table.schema}")',
             ) from error
         except errors.LockNotAvailable as error:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 
@@ -111,6 +112,16 @@ def describe(conn: Connection) -> Server:
         system_identifier=control["system_identifier"] if control else "",
         **row,
     )
+
+
+def role_of(conn: Connection) -> str:
+    """The role that the server checks rights for, as an administrator's statement must name it: a pooler's clients call
+    it otherwise, and SET ROLE makes it another. In a failed transaction, who logged in.
+    """
+    if conn.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
+        row = conn.execute(query("database_and_role")).fetchone()
+        return str(row[1] if row else conn.info.user)
+    return conn.info.parameter_status("session_authorization") or conn.info.user
 
 
 def vector_extension(conn: Connection) -> Vector:

@@ -11,7 +11,7 @@ from sql import query
 from tasks.core import commands
 from tasks.core.errors import CommandFailed
 from tasks.core.postgres.binaries import Binaries, extensions_of, has_icu
-from tasks.core.postgres.connections import Connection, Server, connect
+from tasks.core.postgres.connections import Connection, Server, connect, role_of
 from tasks.core.postgres.scratch import binaries_for
 from tasks.core.schema.report import CheckResult, failed, ok, skipped
 from tasks.core.settings import Settings
@@ -68,7 +68,8 @@ def _own(needs: Needs, binaries: Binaries) -> list[str]:
 
 def _elsewhere(needs: Needs, scratch: Connection) -> list[str]:
     row = scratch.execute(query("may_create_database")).fetchone()
-    problems = [] if row and row[0] else [f"role {scratch.info.user} may not: ALTER ROLE {scratch.info.user} CREATEDB"]
+    role = Identifier(role_of(scratch)).as_string(scratch)
+    problems = [] if row and row[0] else [f"role {role} may not: ALTER ROLE {role} CREATEDB"]
     roles = {found for (found,) in scratch.execute(query("roles_present"), {"roles": sorted(needs.roles)})}
     for role in sorted(needs.roles - roles):
         problems.append(f"no role {role}: CREATE ROLE {Identifier(role).as_string(scratch)} NOLOGIN")

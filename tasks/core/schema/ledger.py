@@ -19,7 +19,7 @@ from psycopg.sql import SQL, Identifier
 
 from sql import query
 from tasks.core.errors import DatabaseError, OpsError, PrivilegeMissing, Refused
-from tasks.core.postgres.connections import Connection
+from tasks.core.postgres.connections import Connection, role_of
 from tasks.core.schema.migrations import Migration
 
 SCHEMA = "kg_ops"
@@ -107,7 +107,7 @@ def history(conn: Connection) -> tuple[Entry, ...]:
             return tuple(cursor.execute(query("ledger_history")).fetchall())
     except errors.InsufficientPrivilege as error:
         raise PrivilegeMissing(
-            f"role {conn.info.user} may not read the ledger, kg_ops.ledger",
+            f"role {role_of(conn)} may not read the ledger, kg_ops.ledger",
             hint=_statement("GRANT USAGE ON SCHEMA kg_ops TO {role}; GRANT SELECT ON kg_ops.ledger TO {role}", conn),
         ) from error
 
@@ -259,7 +259,7 @@ def _privileges(conn: Connection) -> Iterator[None]:
     except errors.InsufficientPrivilege as error:
         present = conn.execute(query("kg_ops_exists")).fetchone()
         raise PrivilegeMissing(
-            f"role {conn.info.user} may not create schema kg_ops in {conn.info.dbname}, where ledger and journal live",
+            f"role {role_of(conn)} may not create schema kg_ops in {conn.info.dbname}, where ledger and journal live",
             hint=_statement(
                 "GRANT USAGE, CREATE ON SCHEMA kg_ops TO {role}"
                 if present and present[0]
@@ -273,5 +273,5 @@ def _privileges(conn: Connection) -> Iterator[None]:
 
 def _statement(template: LiteralString, conn: Connection) -> str:
     """What an administrator runs, with the names of this database and this role."""
-    names = {"database": Identifier(conn.info.dbname), "role": Identifier(conn.info.user)}
+    names = {"database": Identifier(conn.info.dbname), "role": Identifier(role_of(conn))}
     return f"an administrator runs: {SQL(template).format(**names).as_string(conn)}"
