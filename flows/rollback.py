@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.confirmation import typed
 from flows.guard import own_environment
 from flows.steps import Steps
 from flows.telling import tell_rolled_back, telling
+from tasks.core.backup.library import check_exists
 from tasks.core.documents import RollbackDocument, Strategy
 from tasks.core.errors import UsageError
 from tasks.core.operations.operation import operation
-from tasks.core.settings import Environment, load_settings
+from tasks.core.settings import Environment, Settings, load_settings
+from tasks.core.store.base import open_store
 from tasks.database import verify_rolled_back
 from tasks.recovery import close_earlier, settle_earlier
 from tasks.ways_back import ended, undo
@@ -25,24 +28,32 @@ def rollback(
     yes: bool = False,
     salvage: bool = False,
     whole_database: bool = False,
+    confirm: str = "",
 ) -> RollbackDocument:
     """Undo what the newest deploy did. A no-op where there is nothing to undo; safe to run again.
 
+    Without the engine's server: `kg rollback ENVIRONMENT`.
+
     Args:
-        environment: Which environment's database.
-        strategy: revert runs the down scripts; restore swaps our tables for a backup's; reset empties the tables and
-            indexes again; auto reverts, else restores, and never discards data by itself.
-        backup: The backup to restore; empty means the newest proved one.
-        reason: Why, for the journal.
-        yes: With revert, restore or reset, rows may go: of dropped tables, or written since the backup.
-        salvage: Before a restore, export what was written since to the store; after it, apply again what still fits.
-        whole_database: Restore the whole database, as the guide does: everyone's tables, and every session is ended.
+        environment: Whose database is rolled back. It must be the deployment's own.
+        strategy: auto reverts, else restores, and never discards a row by itself; revert runs the down scripts of the
+            newest deploy; restore swaps our tables for a backup's; reset empties our tables and indexes again.
+        backup: Id of the backup to restore, like 20260101T020000Z-0123abcd. Empty means the newest proved one.
+        reason: Why, in a sentence. It goes into the database's journal.
+        yes: Accept that rows go. Without it, a revert, restore or reset that would lose rows is refused, and says how
+            many and of which tables.
+        salvage: With restore, keep what was written since the backup - exported to the store, and applied again
+            where it still fits.
+        whole_database: With restore, take everybody's tables, not only ours, and end every session.
+        confirm: Needed here. Type the environment's name, to the letter; anything else is refused and nothing is
+            touched.
     """
     own_environment(environment)
-    if whole_database and (strategy != "restore" or salvage):
-        raise UsageError("--whole-database goes with --strategy restore, and without --salvage")
+    typed(environment, confirm)
+    settings = load_settings(environment)
+    _check_request(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
     steps = Steps(2)
-    with telling(environment, "rollback"), operation(load_settings(environment), "rollback") as run:
+    with telling(environment, "rollback"), operation(settings, "rollback") as run:
         run.describe(rollback={"strategy": strategy, "reason": reason})
         with steps("Roll back"):
             if run.kind == "rollback":
@@ -57,3 +68,11 @@ def rollback(
         document = ended(environment, undone, auto=strategy == "auto")
     tell_rolled_back(document, reason)
     return document
+
+
+def _check_request(settings: Settings, strategy: Strategy, backup: str, *, salvage: bool, whole_database: bool) -> None:
+    """What cannot be done is said before the database is opened. Raises UsageError, BackupError."""
+    if whole_database and (strategy != "restore" or salvage):
+        raise UsageError("--whole-database goes with --strategy restore, and without --salvage")
+    if backup:
+        check_exists(open_store(settings), settings.environment, backup)

@@ -131,7 +131,5 @@ def _show_rebuilt(done: IndexRebuild) -> None:
         ("size", size(done.size_bytes_before), size(done.size_bytes_after)),
     ]
     render.table(("", "before", "after"), rows)
-    if done.after:
-        render.say(f"  measured with {done.after.how}" if "other" in done.after.how else f"  measured {done.after.how}")
     if done.left:
         render.say(f"  the old index is still there as {done.left}; the next re-index drops it")
