@@ -24,7 +24,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Whole flows, faults and servers take seconds each: all are slow, so that the quick run stays under 3 minutes."""
     for item in items:
-        if {"flows", "faults", "servers"} & set(item.path.parent.parts):
+        if {"flows", "faults", "servers", "ui"} & set(item.path.parent.parts):
             item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
         items.sort(key=_place)
