@@ -7,7 +7,7 @@ from prefect import flow
 from flows.guard import own_environment
 from tasks.artifacts import report_artifact
 from tasks.core.documents import ReportDocument
-from tasks.core.operations.verification import verify_environment
+from tasks.core.operations.verification import remedy_for, verify_environment
 from tasks.core.settings import Environment, load_settings
 
 
@@ -24,4 +24,4 @@ def verify(environment: Environment, probes: bool = True) -> ReportDocument:
     own_environment(environment)
     report = verify_environment(load_settings(environment), probes=probes)
     report_artifact(f"verify-{environment}", f"Verification of {environment}", report)
-    return ReportDocument.of(environment, report)
+    return ReportDocument.of(environment, report, remedy=remedy_for(report, environment))

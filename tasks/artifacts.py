@@ -16,7 +16,7 @@ from tasks.core.settings import Environment
 from tasks.core.vectors.advice import Advice
 
 VERDICTS = {"ok": "✅ keep", "rebuild": "🔁 rebuild", "note": "ℹ note", "unknown": "⏭ not measured"}
-MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped"}
+MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped", "note": "ℹ note"}
 
 
 def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> None:

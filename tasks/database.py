@@ -145,5 +145,5 @@ def _raise_unless_ok(environment: Environment, report: Report) -> None:
 
 def _counted(report: Report) -> str:
     counts = Counter(item.status for item in report.checks)
-    also = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+    also = [f"{counts[status]} {status}" for status in ("failed", "skipped", "note") if counts[status]]
     return ", ".join([f"{counts['ok']} checks are fine", *also])

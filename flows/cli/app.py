@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import application, backups, database, up, vectors
+from flows.cli import application, backups, database, status, up, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
 
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for panel, name, verb in (
+    (_LOOK, "status", status.status),
     (_LOOK, "check", database.check),
     (_LOOK, "plan", database.plan),
     (_LOOK, "verify", database.verify),

@@ -89,9 +89,10 @@ def verify(
 
         settings = load_settings(environment)
         from tasks.core.documents import ReportDocument
-        from tasks.core.operations.verification import verify_environment
+        from tasks.core.operations.verification import remedy_for, verify_environment
 
-        return ReportDocument.of(settings.environment, verify_environment(settings, probes=not no_probes))
+        report = verify_environment(settings, probes=not no_probes)
+        return ReportDocument.of(settings.environment, report, remedy=remedy_for(report, settings.environment))
 
     return answer(Output(json, verbose), work, render.report)
 

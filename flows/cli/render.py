@@ -29,17 +29,21 @@ if TYPE_CHECKING:
     )
     from tasks.core.plan_documents import PlannedMigration
 
-_MARKS = {"ok": "✓", "failed": "✗", "skipped": "-"}
+_MARKS = {"ok": "✓", "failed": "✗", "skipped": "-", "note": "!"}
 _COMMENT = re.compile(r"^(?:[rub]*[\"']+|[#/*!;<-]+|\s)+", re.IGNORECASE)  # what stands before its first word
 _FEWEST_SHOWN = 16  # characters of a preview
-_STYLES = {"✓": "green", "✗": "bold red", "-": "dim"}
+_STYLES = {"✓": "green", "✗": "bold red", "-": "dim", "!": "yellow"}
 
 
 def report(document: ReportDocument) -> None:
     """The checks of `kg check` and `kg verify`, and what they come to."""
     table(("", "check", "found"), [(_MARKS[item.status], item.name, _with_remedy(item)) for item in document.checks])
     failed = ", ".join(item.name for item in document.checks if item.status == "failed")
-    say(f"{document.environment}: " + (f"failed: {failed}" if failed else "everything is in order"))
+    notes = ", ".join(item.name for item in document.checks if item.status == "note")
+    well = f"nothing failed; to be known (!): {notes}" if notes else "everything is in order"
+    say(f"{document.environment}: " + (f"failed: {failed}" if failed else well))
+    if document.next:
+        say(f"next: {document.next}")
 
 
 def plan(document: PlanDocument) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from tasks.core.errors import SettingsError
 
@@ -45,6 +45,7 @@ class Address(BaseModel):
     user: str
     password: SecretStr | None = None
     options: tuple[tuple[str, str], ...] = ()
+    password_variable: str = Field("", description="Where the password belongs, for a hint")
 
     @property
     def label(self) -> str:
@@ -107,6 +108,7 @@ def parse_address(variable: str, value: str, password_variable: str, password: s
         user=user,
         password=SecretStr(secret) if secret else None,
         options=_options(variable, host, words),
+        password_variable=password_variable,
     )
 
 

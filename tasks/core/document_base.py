@@ -21,7 +21,7 @@ class Part(BaseModel):
 
 class CheckItem(Part):
     name: str
-    status: Literal["ok", "failed", "skipped"]
+    status: Literal["ok", "failed", "skipped", "note"]
     detail: str
     remedy: str = Field("", description="The command or statement that mends it, where it is not in the detail")
 

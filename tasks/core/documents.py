@@ -20,6 +20,7 @@ from tasks.core.document_base import CheckItem, Document, Part, attach, attached
 from tasks.core.plan_documents import PlanDocument
 from tasks.core.reindex_document import ReindexDocument
 from tasks.core.settings import Environment
+from tasks.core.status_document import StatusDocument
 
 if TYPE_CHECKING:
     from tasks.core.application.index import IndexResult
@@ -38,6 +39,7 @@ __all__ = [  # and every class below
     "PruneDocument",
     "PruneItem",
     "ReindexDocument",
+    "StatusDocument",
     "attach",
     "attached",
     "to_json",
@@ -69,10 +71,13 @@ class ReportDocument(Document):
     ok: bool = Field(description="No check failed")
     environment: Environment
     checks: tuple[CheckItem, ...]
+    next: str = Field("", description="What to do where it is not ok")
 
     @classmethod
-    def of(cls, environment: Environment, report: Report) -> Self:
-        return cls(ok=report.ok, environment=environment, checks=tuple(map(CheckItem.of, report.checks)))
+    def of(cls, environment: Environment, report: Report, *, remedy: str = "") -> Self:
+        """`remedy`: what to do where the report is not ok."""
+        checks = tuple(map(CheckItem.of, report.checks))
+        return cls(ok=report.ok, environment=environment, checks=checks, next="" if report.ok else remedy)
 
 
 class DeployDocument(Document):
@@ -216,6 +221,7 @@ class SearchHit(Document):
 # The documents by the verb that prints them, as tests/core/documents.schema.json has them.
 DOCUMENTS: dict[str, type[Document]] = {
     "failure": FailureDocument,
+    "status": StatusDocument,
     "check, verify": ReportDocument,
     "plan": PlanDocument,
     "backup, backups[]": BackupDocument,

@@ -8,6 +8,17 @@ from tasks.core.schema.verify import verify
 from tasks.core.settings import Settings
 
 
+def remedy_for(report: Report, environment: str) -> str:
+    """What to do after a verification that failed."""
+    failing = [check.name for check in report.checks if check.status == "failed"]
+    if "revision" in failing and len(report.checks) <= len(("revision", "pgvector")):
+        return f"kg deploy {environment}"
+    return (
+        f"kg rollback {environment} goes back to before the newest deploy; what somebody changed by hand is to be "
+        f"changed back by hand, or restored with kg rollback {environment} --strategy restore"
+    )
+
+
 def verify_environment(settings: Settings, *, probes: bool = True) -> Report:
     """Raises ConnectionFailed, DatabaseError where the connection is lost."""
     return Report((*verify(settings, probes=probes).checks, *check_application(settings)))

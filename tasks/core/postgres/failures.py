@@ -17,7 +17,7 @@ _AT_THE_DOOR = (
     (
         r"password authentication failed|no password supplied|empty password",
         "the server refused the password of {user}",
-        "check the user and the password variable; special characters in a URL are percent-encoded",
+        "check the user and {password}; special characters in a URL are percent-encoded",
     ),
     (
         r"failed to resolve host|could not translate host name",
@@ -99,10 +99,18 @@ def connection_failed(error: psycopg.OperationalError, address: Address) -> Conn
     """One line and a hint for what kept us out of `address`."""
     text = _without_password(str(error), address)
     places = {"host": address.host, "port": address.port, "dbname": address.dbname, "user": address.user}
+    places["password"] = _password_of(address)
     for pattern, message, hint in _AT_THE_DOOR:
         if re.search(pattern, text):
-            return ConnectionFailed(message.format(line=_telling_line(text), **places), hint=hint)
+            return ConnectionFailed(message.format(line=_telling_line(text), **places), hint=hint.format(**places))
     return ConnectionFailed(f"no connection to {address.label}: {_telling_line(text)}")
+
+
+def _password_of(address: Address) -> str:
+    """Where to look for the password, in a hint."""
+    if not address.password:
+        return f"set {address.password_variable or 'its password variable'}: it is not set"
+    return f"the password in {address.password_variable or 'the password variable'}"
 
 
 @contextmanager

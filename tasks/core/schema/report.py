@@ -11,7 +11,7 @@ import psycopg
 from tasks.core.errors import OpsError
 from tasks.core.postgres.connections import database_errors
 
-Status: TypeAlias = Literal["ok", "failed", "skipped"]
+Status: TypeAlias = Literal["ok", "failed", "skipped", "note"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Report:
-    """`ok` unless a check failed; a skipped one says why in its detail."""
+    """`ok` unless a check failed; a skipped one says why in its detail, a note is worth knowing and stops nothing."""
 
     checks: tuple[CheckResult, ...]
 
@@ -50,6 +50,10 @@ def failed(name: str, detail: str, remedy: str = "") -> CheckResult:
 
 def skipped(name: str, detail: str) -> CheckResult:
     return CheckResult(name, "skipped", detail)
+
+
+def noted(name: str, detail: str, remedy: str = "") -> CheckResult:
+    return CheckResult(name, "note", detail, remedy)
 
 
 def run_check(name: str, check: Callable[[], CheckResult]) -> CheckResult:

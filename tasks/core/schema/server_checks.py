@@ -14,7 +14,7 @@ from tasks.core.postgres.connections import Connection, Server, vector_extension
 from tasks.core.postgres.tools import tools_for
 from tasks.core.schema.expected import Expected
 from tasks.core.schema.extension import known_bugs
-from tasks.core.schema.report import CheckResult, failed, ok
+from tasks.core.schema.report import CheckResult, failed, noted, ok
 from tasks.core.schema.verify import check_extension
 from tasks.core.settings import Settings
 
@@ -151,15 +151,21 @@ def check_invalid_indexes(conn: Connection, settings: Settings) -> CheckResult:
     return ok(name, f"none in schema {schema}" + (f" but {', '.join(names)}, being built now" if names else ""))
 
 
+_NO_ARCHIVE = (
+    "no point-in-time recovery (archive_mode is off): what is written after the last backup is lost with the server"
+)
+
+
 def check_archiving(conn: Connection) -> CheckResult:
     """For information: kg is no point-in-time recovery."""
     row = conn.execute(query("archiving")).fetchone()
     assert row is not None
     mode, archived, broken = row
     if mode == "off":
-        return ok("archiving", "archive_mode is off: what is written after the last backup can be lost with the server")
+        return noted("archiving", _NO_ARCHIVE, "pgBackRest, Barman or the provider's PITR, where that is too much")
     if broken and (archived is None or broken > archived):
-        return ok("archiving", f"archive_mode is {mode}, but archiving fails since {broken:%Y-%m-%d %H:%M} UTC")
+        detail = f"archive_mode is {mode}, but archiving fails since {broken:%Y-%m-%d %H:%M} UTC"
+        return noted("archiving", detail, "the server's log has what archive_command said")
     return ok("archiving", f"archive_mode is {mode}: point-in-time recovery is that archive's work, not kg's")
 
 
