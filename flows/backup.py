@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prefect import flow
 
 from flows.guard import own_environment
@@ -15,19 +17,25 @@ from tasks.notices import report_nightly
 
 
 @flow(name="backup", flow_run_name="backup {environment}")
-def backup(environment: Environment, drill: bool = True, prune: bool = True) -> BackupDocument:
+def backup(
+    environment: Environment,
+    drill: bool = True,
+    prune: bool = True,
+    form: Literal["as-set", "binary", "portable"] = "as-set",
+) -> BackupDocument:
     """Dump, upload, read back, restore somewhere else, compare, prune.
 
     Args:
         environment: Which environment's database to back up.
         drill: Prove the backup by restoring it.
         prune: Then delete what the retention no longer keeps.
+        form: Large vector tables by COPY (binary), all through pg_dump (portable), or as the environment's TOML says.
     """
     own_environment(environment)
     steps = Steps(1 + drill + prune)
     with telling(environment, "backup", "backup-failed"), operation(load_settings(environment), "backup"):
         with steps("Back up"):
-            made = make_backup(environment)
+            made = make_backup(environment, form)
         if drill:
             with steps("Restore drill"):
                 made = prove_backup(environment, made.id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tasks.artifacts import drill_artifact, rehearsal_artifact, retention_artifact
 from tasks.core.backup import drill as drills
 from tasks.core.backup import dump, library, retention
@@ -20,9 +22,11 @@ from tasks.steps import step
 
 
 @step("back up", retries=2)
-def make_backup(environment: Environment) -> Backup:
+def make_backup(environment: Environment, form: Literal["as-set", "binary", "portable"] = "as-set") -> Backup:
     """Dump, upload, manifest, and read back. A failed attempt leaves nothing that would be taken for a backup."""
     settings = load_settings(environment)
+    if form != "as-set":
+        settings = settings.model_copy(update={"backup": settings.backup.model_copy(update={"format": form})})
     with current().step("backup") as outcome:
         backup = dump.back_up(settings, operation=str(current().id))
         outcome["backup"] = backup.id

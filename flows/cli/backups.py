@@ -8,6 +8,7 @@ from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.options import (
     Apply,
+    BackupFormat,
     DrillBackupId,
     EnvironmentName,
     Json,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from tasks.core.settings import Settings
 
 
-def backup(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
+def backup(
+    environment: EnvironmentName, form: BackupFormat = "as-set", json: Json = False, verbose: Verbose = False
+) -> int:
     """Back the database up, and prove the backup by restoring it."""
 
     def work() -> BackupDocument:
@@ -37,7 +40,7 @@ def backup(environment: EnvironmentName, json: Json = False, verbose: Verbose = 
             from flows.backup import backup
 
             running.ready()
-            return backup(environment=settings.environment)
+            return backup(environment=settings.environment, form=form)
 
     return answer(Output(json, verbose), work, render.backup)
 

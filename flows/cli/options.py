@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,6 +63,10 @@ ListedId = Annotated[
 ]
 VerifyBackups = Annotated[
     bool, typer.Option("--verify", help="Read them back: checksums, zstd frame, table of contents.")
+]
+BackupFormat = Annotated[
+    Literal["as-set", "binary", "portable"],
+    typer.Option("--format", help="binary: large vector tables by COPY, portable: all through pg_dump. The TOML's."),
 ]
 KeepId = Annotated[str | None, typer.Option("--keep", metavar="ID", help="Exempt a backup from every prune.")]
 UnkeepId = Annotated[str | None, typer.Option("--unkeep", metavar="ID", help="Take that mark away.")]

@@ -22,6 +22,9 @@ LOCK TABLE ONLY {table} IN ACCESS SHARE MODE;
 -- The snapshot's name for other sessions, and when it was taken.
 SELECT pg_export_snapshot(), clock_timestamp();
 
+-- name: import_snapshot
+SET TRANSACTION SNAPSHOT {name};
+
 -- name: wal_position
 -- Where the write-ahead log stands.
 SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text;
@@ -55,6 +58,73 @@ ORDER BY n.nspname, c.relname;
 -- name: dumped_bytes
 -- Size of the tables' data with what is stored out of line, without indexes.
 SELECT coalesce(sum(pg_table_size(to_regclass(label))), 0)::bigint FROM unnest(%(labels)s::text[]) AS label;
+
+-- name: streamable_tables
+-- Of these tables those with vectors or bits, and with nothing that COPY BINARY would carry wrongly into another
+-- database: composite types, arrays of types that somebody made, and reg* types hold numbers of this one.
+WITH RECURSIVE plain (oid, base) AS (
+    SELECT t.oid, t.oid FROM pg_type t WHERE t.typtype <> 'd'
+    UNION ALL
+    SELECT d.oid, p.base FROM pg_type d JOIN plain p ON p.oid = d.typbasetype WHERE d.typtype = 'd'),
+travels (oid) AS (
+    SELECT t.oid FROM pg_type t LEFT JOIN pg_type element ON element.oid = t.typelem
+    WHERE t.typsend <> 0 AND t.typreceive <> 0
+      AND (t.typtype = 'e'
+           OR t.typname IN ('vector', 'halfvec', 'sparsevec', 'citext', 'hstore')
+           OR (t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typname !~ '^_?reg'
+               AND (element.oid IS NULL OR (element.typtype <> 'c' AND element.typsend <> 0)))))
+SELECT format('%%I.%%I', n.nspname, c.relname), pg_table_size(c.oid),
+       pg_relation_size(c.oid) / current_setting('block_size')::bigint,
+       array_agg(a.attname::text ORDER BY a.attnum), array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+LEFT JOIN plain p ON p.oid = a.atttypid
+LEFT JOIN pg_type t ON t.oid = p.base
+WHERE c.relkind = 'r' AND format('%%I.%%I', n.nspname, c.relname) = ANY (%(labels)s)
+GROUP BY c.oid, n.nspname, c.relname
+HAVING bool_and(EXISTS (SELECT FROM travels WHERE travels.oid = p.base))
+   AND bool_or(t.typname IN ('vector', 'halfvec', 'sparsevec', 'bit', 'varbit'))
+ORDER BY 2 DESC, 1;
+
+-- name: copy_range_out
+COPY (SELECT {columns} FROM ONLY {table} WHERE {condition}) TO STDOUT (FORMAT binary);
+
+-- name: copy_rows_in
+COPY {table} ({columns}) FROM STDIN (FORMAT binary);
+
+-- name: column_types
+-- The columns of a table that can be written, with their types as the search path of the session spells them.
+SELECT a.attname::text, format_type(a.atttypid, a.atttypmod)
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '';
+
+-- name: role_definitions
+-- Statements for psql that make these roles, and those that they are members of, where they are not there yet. No
+-- password is read: who may not see pg_authid can run it too. Roles that the server makes itself are left out.
+WITH RECURSIVE wanted (oid) AS (
+    SELECT oid FROM pg_roles WHERE rolname = ANY (%(roles)s)
+    UNION
+    SELECT m.roleid FROM pg_auth_members m JOIN wanted w ON w.oid = m.member),
+named AS (SELECT r.* FROM pg_roles r JOIN wanted USING (oid) WHERE r.rolname !~ '^pg_')
+SELECT format('SELECT %%L WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %%L) \gexec',
+              format('CREATE ROLE %%I %%s %%s %%s %%s %%s %%s %%s CONNECTION LIMIT %%s%%s', rolname,
+                     CASE WHEN rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END,
+                     CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
+                     CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END,
+                     CASE WHEN rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                     CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
+                     CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                     CASE WHEN rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, rolconnlimit,
+                     CASE WHEN rolvaliduntil IS NULL THEN '' ELSE format(' VALID UNTIL %%L', rolvaliduntil) END), rolname) AS line, 1 AS place, rolname AS name
+FROM named
+UNION ALL
+SELECT format('GRANT %%I TO %%I%%s;', granted.rolname, member.rolname,
+              CASE WHEN bool_or(m.admin_option) THEN ' WITH ADMIN OPTION' ELSE '' END), 2,
+       concat(granted.rolname, ' ', member.rolname)
+FROM pg_auth_members m JOIN pg_roles granted ON granted.oid = m.roleid JOIN named member ON member.oid = m.member
+GROUP BY granted.rolname, member.rolname
+ORDER BY place, name;
 
 -- name: count_rows
 SELECT count(*) FROM ONLY {table} {condition};

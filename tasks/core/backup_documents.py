@@ -34,7 +34,10 @@ class BackupDocument(Document):
     server: str | None = Field(None, description="PostgreSQL's version")
     pgvector: str | None = None
     folder: str | None = Field(None, description="Where it lies in the store")
-    plain_bytes: int | None = Field(None, description="Size of the archive before compression")
+    plain_bytes: int | None = Field(None, description="Size before compression")
+    format: Literal["portable", "binary"] | None = Field(
+        None, description="portable: all through pg_dump; binary: large vector tables beside it"
+    )
     restore_seconds: float | None = Field(None, description="How long its newest drill took to restore it")
     kept: bool = Field(False, description="Marked by `kg backups --keep`: no prune deletes it")
     database: str | None = Field(None, description="Name of the database that it is of")
@@ -56,7 +59,8 @@ class BackupDocument(Document):
             server=manifest.server.version,
             pgvector=manifest.server.pgvector or None,
             folder=manifest.folder,
-            plain_bytes=manifest.dump.plain_bytes,
+            plain_bytes=manifest.plain_bytes,
+            format=manifest.format,
             restore_seconds=proof.restore_seconds if proof else None,
             kept=backup.kept,
             database=manifest.database.name,

@@ -68,6 +68,10 @@ class DeploySettings(_Section):
 class BackupSettings(_Section):
     """How a backup is made and how long it counts."""
 
+    format: Literal["binary", "portable"] = Field(
+        "binary", description="binary: rows of large vector tables by COPY BINARY; portable: everything through pg_dump"
+    )
+    binary_from_mb: int = Field(16, ge=0, description="A table with vectors of at least this size counts as large")
     compression_level: int = Field(1, ge=1, le=19, description="zstd level")
     max_backup_age: timedelta = Field(timedelta(days=1), description="A migration wants a backup at most this old")
     max_proof_age: timedelta = Field(timedelta(days=7), description="check fails when the newest proof is older")

@@ -113,8 +113,9 @@ def _copy(bed: Bed, *, days: float = 0, proved: bool = False) -> Backup:
     manifest = bed.template.manifest.model_copy(update={"id": new_id(created), "created": created}).sealed()
     copy, bare = Backup(manifest=manifest), manifest.folder
     client = boto3.Session().client("s3")
-    source = f"{bed.bucket}/template/{bed.template.key(DUMP)}"
-    client.copy_object(Bucket=bed.bucket, Key=f"{bed.place}/{bare}/{DUMP}", CopySource=source)
+    for found in manifest.objects:
+        source = f"{bed.bucket}/template/{bed.template.key(found.name)}"
+        client.copy_object(Bucket=bed.bucket, Key=f"{bed.place}/{bare}/{found.name}", CopySource=source)
     store.put(copy.key(MANIFEST), [manifest.to_json()])
     if proved:
         proof = Proof(backup=copy.id, manifest=manifest.checksum, ok=True, created=created, grade="restorable")

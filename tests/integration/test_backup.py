@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import find
-from tasks.core.backup.manifest import DUMP, MANIFEST
+from tasks.core.backup.manifest import DUMP, GLOBALS, MANIFEST
 from tasks.core.backup.readback import read_back
 from tasks.core.backup.snapshot import Snapshot, held_snapshot
 from tasks.core.errors import (
@@ -67,7 +67,7 @@ def test_a_manifest_says_what_the_archive_holds(settings: Settings, conn: Connec
     assert manifest.database.system_identifier
     assert manifest.extensions["vector"].version == manifest.server.pgvector
     assert manifest.snapshot_held_seconds > 0
-    assert files(settings) == sorted(backup.key(name) for name in (DUMP, MANIFEST))
+    assert files(settings) == sorted(backup.key(name) for name in (DUMP, GLOBALS, MANIFEST))
     assert not backup.proved
     assert find(open_store(settings), "dev", backup.id) == backup
 

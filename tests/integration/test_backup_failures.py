@@ -20,7 +20,7 @@ from tasks.core.backup.contents import Table
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import backups
-from tasks.core.backup.manifest import DUMP, MANIFEST, Backup
+from tasks.core.backup.manifest import DUMP, GLOBALS, MANIFEST, Backup
 from tasks.core.backup.readback import read_back
 from tasks.core.backup.retention import prune
 from tasks.core.backup.toc import Contents
@@ -170,16 +170,18 @@ def test_a_killed_backup_is_no_backup_and_is_swept(settings: Settings, conn: Con
     argv = [sys.executable, "-c", kill, settings.address.password.get_secret_value()]
     done = subprocess.run(argv, input=document, text=True, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    [left] = files(settings)
+    left, roles = files(settings)
     assert left.endswith(DUMP)
+    assert roles.endswith(GLOBALS)
     assert backups(open_store(settings), "dev") == ()
     proved = drill(settings, back_up(settings))
     assert prune(settings, apply=True).sweep == ()
     long_ago = time.time() - 2 * 86400
-    os.utime(Path(settings.store_url.removeprefix("file://"), left), (long_ago, long_ago))
+    for each in (left, roles):
+        os.utime(Path(settings.store_url.removeprefix("file://"), each), (long_ago, long_ago))
     [swept] = prune(settings, apply=True).sweep
     assert left.startswith(f"dev/{swept.id}/")
-    assert left not in files(settings)
+    assert not {left, roles} & set(files(settings))
     assert [backup.id for backup in backups(open_store(settings), "dev")] == [proved.backup]
 
 

@@ -36,7 +36,7 @@ def test_the_whole_way_encrypted(
     writer = settings.model_copy(update={"store_key": str(identity.to_public())})
     backup = back_up(writer)
     assert backup.manifest.dump.age == str(identity.to_public())
-    assert [name.rpartition("/")[2] for name in files(settings)] == [ENCRYPTED, "manifest.json"]
+    assert [name.rpartition("/")[2] for name in files(settings)] == [ENCRYPTED, "globals.sql", "manifest.json"]
     stored = Path(settings.store_url.removeprefix("file://"), backup.dump_key).read_bytes()
     assert stored.startswith(b"age-encryption.org/v1")
     assert "need KG_STORE_IDENTITY" in verify_backups(writer).checks[0].detail

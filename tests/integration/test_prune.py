@@ -42,8 +42,9 @@ def earlier(settings: Settings, backup: Backup, days: float, *, database: Identi
     assert backup.proof
     proof = backup.proof.model_copy(update={"backup": manifest.id, "manifest": manifest.checksum}).sealed()
     copy = Backup(manifest=manifest, proof=proof)
-    with store.open(backup.key(DUMP)) as reader:
-        store.put(copy.key(DUMP), [reader.read()])
+    for found in manifest.objects:
+        with store.open(backup.key(found.name)) as reader:
+            store.put(copy.key(found.name), [reader.read()])
     store.put(copy.key(PROOF), [proof.to_json()])
     store.put(copy.key(MANIFEST), [manifest.to_json()])
     return copy
@@ -109,7 +110,9 @@ def test_a_prune_that_breaks_off_leaves_no_half_backup(
         with pytest.raises(StoreError, match="went away"):
             prune(settings, apply=True)
     assert [backup.id for backup in backups(open_store(settings), "dev")] == [newest.id]
-    assert [entry.key for entry in open_store(settings).list(f"dev/{old.id}/")] == [old.key(DUMP)]
+    assert [entry.key for entry in open_store(settings).list(f"dev/{old.id}/")] == [
+        old.key(found.name) for found in old.manifest.objects
+    ]
 
 
 def aside(conn: Connection, age: timedelta) -> str:

@@ -1,4 +1,5 @@
-"""Restoring a backup's archive into a scratch database, in three passes over the same stream.
+"""Restoring a backup into a scratch database: its archive in three passes over the same stream, and with the second
+pass the rows that lie beside it (loading.py).
 
 pg_restore reads from a pipe, so no plain copy ever lies on a disk and memory stays constant. It cannot run several jobs
 then (-j wants a file it can seek in), which costs little here: nearly all of the time goes into COPY, where one
@@ -22,6 +23,7 @@ from pydantic import SecretStr
 
 from sql import query
 from tasks.core import commands
+from tasks.core.backup.loading import loading
 from tasks.core.backup.manifest import Backup, Manifest
 from tasks.core.backup.readback import check_contents
 from tasks.core.backup.reading import plain_chunks
@@ -63,7 +65,10 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
         for section in SECTIONS:
             started = time.monotonic()
             options = _server_options(conn, backup.manifest, scratch) if section == "post-data" else {}
-            _restore_section(settings, store, backup, scratch, section, chosen, options)
+            if section == "data":
+                _restore_rows(settings, store, backup, scratch, chosen)
+            else:
+                _restore_section(settings, store, backup, scratch, section, chosen, options)
             seconds[section] = round(time.monotonic() - started, 3)
     return seconds
 
@@ -79,6 +84,16 @@ def restore_words(section: str, chosen: Path) -> list[str]:
         f"--section={section}",
         f"--use-list={chosen}",
     ]
+
+
+def _restore_rows(settings: Settings, store: Store, backup: Backup, scratch: Scratch, chosen: Path) -> None:
+    total = sum(found.plain_bytes for found in backup.manifest.streams)
+    with loading(settings, store, backup, scratch.address) as crew:
+        _restore_section(settings, store, backup, scratch, "data", chosen, {})
+        if not backup.manifest.streams:
+            return
+        with track("restore-streams", "Restore the rows of large tables", total=total, unit="bytes") as progress:
+            crew.finish(progress.reach)
 
 
 def _restore_section(

@@ -140,6 +140,14 @@ def named_roles(conn: Connection) -> tuple[str, ...]:
         return tuple(row[0] for row in conn.execute(query("named_roles")))
 
 
+def role_definitions(conn: Connection, roles: Sequence[str]) -> str:
+    """A script for psql that makes these roles where they are not there, without passwords."""
+    with database_errors("reading the definitions of roles"):
+        lines = [row[0] for row in conn.execute(query("role_definitions"), {"roles": list(roles)})]
+    head = "-- The roles that this backup names, as they were, without passwords: psql -X -d postgres -f globals.sql"
+    return "\n".join([head, *lines]) + "\n"
+
+
 def installed_extensions(conn: Connection) -> dict[str, Extension]:
     with database_errors("listing extensions"):
         rows = conn.execute(query("installed_extensions")).fetchall()

@@ -1,4 +1,6 @@
-"""Making a backup: pg_dump -> zstd -> store, streamed, counted in the dump's own snapshot, the manifest last."""
+"""Making a backup: pg_dump -> zstd -> store, streamed, counted in the dump's own snapshot, the manifest last. The rows
+of large vector tables go beside it, as COPY BINARY in streams of their own (streams.py).
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ from sql import query
 from tasks.core import commands
 from tasks.core.addresses import Address
 from tasks.core.backup import contents
-from tasks.core.backup.encryption import encrypted
+from tasks.core.backup.crew import Crew
+from tasks.core.backup.loading import load_script
 from tasks.core.backup.manifest import (
     DUMP,
-    ENCRYPTED,
+    GLOBALS,
+    LOAD,
     MANIFEST,
     Backup,
     Manifest,
@@ -25,19 +29,21 @@ from tasks.core.backup.manifest import (
     ToolFacts,
     new_id,
 )
+from tasks.core.backup.packing import Packer
 from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
+from tasks.core.backup.streams import Stream, check_counts, planned, streaming
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import BackupError, ObjectExists, StoreError
+from tasks.core.errors import BackupError, ObjectExists
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe, target, vector_extension
 from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools, tools_for
-from tasks.core.progress import note, track
+from tasks.core.progress import track
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.expected import expected_catalogs
 from tasks.core.schema.migrations import load_migrations
 from tasks.core.settings import Settings
-from tasks.core.store.base import Store, Stored, Tally, open_store
+from tasks.core.store.base import open_store
 
 CHUNK = 1 << 20  # bytes read from pg_dump at once, at most
 TEXT_GROWTH = 3  # a vector as text is three times as long as on disk
@@ -48,7 +54,7 @@ class _Making:
     """One backup under way. `schemas` is None for the whole database, `ours` what the fingerprint covers."""
 
     settings: Settings
-    store: Store
+    packer: Packer
     conn: Connection
     address: Address
     tools: Tools
@@ -56,10 +62,6 @@ class _Making:
     ours: tuple[str, ...]
     snapshot: Snapshot
     id: str
-
-    @property
-    def folder(self) -> str:
-        return f"{self.settings.environment}/{self.id}"
 
     @property
     def facts(self) -> ToolFacts:
@@ -82,10 +84,12 @@ def back_up(settings: Settings, *, operation: str | None = None) -> Backup:
         schemas = dumped_schemas(conn, database)
         with held_snapshot(conn, schemas, lock_timeout=database.lock_timeout, longest=longest) as snapshot:
             id_ = new_id(snapshot.created)
-            making = _Making(settings, store, conn, address, tools, schemas, ours, snapshot, id_)
-            with _undone_on_failure(store, making.folder):
+            folder, level = f"{settings.environment}/{id_}", settings.backup.compression_level
+            packer = Packer(store, folder, level, settings.store_key)
+            making = _Making(settings, packer, conn, address, tools, schemas, ours, snapshot, id_)
+            with _undone_on_failure(packer):
                 manifest = _make(making, operation or "")
-                store.put(f"{making.folder}/{MANIFEST}", [manifest.to_json()], only_if_absent=True)
+                store.put(f"{folder}/{MANIFEST}", [manifest.to_json()], only_if_absent=True)
     return Backup(manifest=manifest)
 
 
@@ -102,7 +106,13 @@ def our_names(conn: Connection, settings: Settings) -> tuple[str, ...]:
     return tuple(sorted(expected.scope))
 
 
-def dump_argv(tools: Tools, snapshot: str, schemas: Sequence[str] | None, lock_timeout: timedelta) -> list[str | Path]:
+def dump_argv(
+    tools: Tools,
+    snapshot: str,
+    schemas: Sequence[str] | None,
+    lock_timeout: timedelta,
+    left_out: Sequence[contents.Table] = (),
+) -> list[str | Path]:
     """pg_dump's words; where it connects to, and as whom, is in its environment."""
     return [
         tools.pg_dump,
@@ -112,6 +122,7 @@ def dump_argv(tools: Tools, snapshot: str, schemas: Sequence[str] | None, lock_t
         f"--snapshot={snapshot}",
         f"--lock-wait-timeout={round(lock_timeout.total_seconds() * 1000)}",
         *(f"--schema={_literal_pattern(schema)}" for schema in schemas or ()),
+        *(f"--exclude-table-data={_literal_pattern(t.schema)}.{_literal_pattern(t.name)}" for t in left_out),
     ]
 
 
@@ -123,8 +134,14 @@ def _make(making: _Making, operation: str) -> Manifest:
     sequences = contents.check_sequences(conn, snapshot.tables)
     entries = ledger.entries(conn)
     catalog = read_catalog(conn, settings.database.schema_name, making.ours)
-    stored, found = _dump(making)
-    found.check_tables(snapshot.tables)
+    roles = contents.named_roles(conn)
+    streams = planned(conn, snapshot.tables, settings)
+    server = contents.server_facts(conn)
+    archive, found, data = _store_rows(making, streams)
+    check_counts(data, streams, rows)
+    texts = [making.packer.put_text(GLOBALS, contents.role_definitions(conn, roles))]
+    if data:
+        texts.append(making.packer.put_text(LOAD, load_script(data, server.encoding)))
     return Manifest(
         id=making.id,
         environment=settings.environment,
@@ -133,7 +150,7 @@ def _make(making: _Making, operation: str) -> Manifest:
         operation=operation,
         scope=tuple(making.schemas) if making.schemas is not None else "database",
         database=contents.identity_of(conn),
-        server=contents.server_facts(conn),
+        server=server,
         tool=making.facts,
         tables=rows,
         samples=samples,
@@ -141,9 +158,10 @@ def _make(making: _Making, operation: str) -> Manifest:
         our_schema=settings.database.schema_name,
         our_tables=making.ours,
         fingerprint=fingerprint(catalog),
-        roles=contents.named_roles(conn),
+        roles=roles,
         extensions=contents.installed_extensions(conn),
-        objects=(stored,),
+        format="binary" if data else "portable",
+        objects=(archive, *data, *texts),
         toc=found.toc,
         snapshot_held_seconds=round(snapshot.held_seconds, 3),
         lsn=snapshot.lsn,
@@ -154,11 +172,34 @@ class _PgDumpError(Exception):
     """pg_dump failed; what it said is raised by commands.stream."""
 
 
-def _dump(making: _Making) -> tuple[StoredObject, Contents]:
-    limits = making.settings.backup
-    argv = dump_argv(making.tools, making.snapshot.name, making.schemas, making.settings.database.lock_timeout)
-    size = _estimate(making.conn, making.snapshot)
-    plain, stored = Tally(), None
+def _store_rows(making: _Making, streams: Sequence[Stream]) -> tuple[StoredObject, Contents, tuple[StoredObject, ...]]:
+    """The archive with what is in it, and the data objects, made at once. No table's rows are in both, nor in none."""
+    apart = {stream.table.label: stream.table for stream in streams}
+    inside = [table for table in making.snapshot.tables if table.label not in apart]
+    with streaming(making.settings, making.address, making.snapshot, making.packer, streams) as crew:
+        archive, found = _dump(making, inside, list(apart.values()), crew)
+        found.check_tables(inside)
+        data = _finished(making.conn, crew, streams) if streams else ()
+    return archive, found, data
+
+
+def _finished(conn: Connection, crew: Crew[StoredObject], streams: Sequence[Stream]) -> tuple[StoredObject, ...]:
+    labels = {stream.table.label for stream in streams}
+    with track("data", "Large tables to the store", total=_table_bytes(conn, labels), unit="bytes") as progress:
+        data = tuple(crew.finish(progress.reach))
+        plain, stored = sum(each.plain_bytes for each in data), sum(each.stored_bytes for each in data)
+        progress.say(f"{plain / 2**20:,.1f} MiB as {stored / 2**20:,.1f} MiB, {len(data)} streams")
+    return data
+
+
+def _dump(
+    making: _Making, tables: Sequence[contents.Table], left_out: Sequence[contents.Table], crew: Crew[StoredObject]
+) -> tuple[StoredObject, Contents]:
+    limits, stored, passed = making.settings.backup, None, 0
+    argv = dump_argv(
+        making.tools, making.snapshot.name, making.schemas, making.settings.database.lock_timeout, left_out
+    )
+    size = _table_bytes(making.conn, [table.label for table in tables if table.has_rows]) * TEXT_GROWTH
     with (
         track("dump", "Dump to the store", total=size or None, unit="bytes") as progress,
         toc_reader(making.tools) as toc,
@@ -169,45 +210,22 @@ def _dump(making: _Making) -> tuple[StoredObject, Contents]:
     ):
 
         def output() -> Iterator[bytes]:
+            nonlocal passed
             for chunk in _output_of(child, limits.stall_timeout):
-                toc.feed(plain.add(chunk))
-                progress.reach(plain.size)
+                crew.raise_failure()
+                toc.feed(chunk)
+                passed += len(chunk)
+                progress.reach(passed)
                 yield chunk
             if child.process.wait() != 0:
                 raise _PgDumpError  # before the last byte is out: so the store never sees a whole object
 
         with suppress(_PgDumpError):
-            packed = _compressed(output(), limits.compression_level)
-            if key := making.settings.store_key:
-                packed = encrypted(packed, key)
-            name = ENCRYPTED if key else DUMP
-            stored = making.store.put(f"{making.folder}/{name}", packed, size_hint=size)
-            progress.say(f"{plain.size / 2**20:,.1f} MiB as {stored.size / 2**20:,.1f} MiB")
+            stored = making.packer.put_packed(DUMP, output(), size_hint=size)
+            progress.say(f"{stored.plain_bytes / 2**20:,.1f} MiB as {stored.stored_bytes / 2**20:,.1f} MiB")
         found = toc.contents()
     assert stored, "pg_dump's failure has been raised"
-    return _object(name, plain.stored, stored, key), found
-
-
-def _compressed(chunks: Iterable[bytes], level: int) -> Iterator[bytes]:
-    import zstandard  # not needed, hence not loaded, by verbs that only read
-
-    # The checksum lets zstd alone find damage, also in a restore by hand.
-    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
-    for chunk in chunks:
-        if packed := compressor.compress(chunk):
-            yield packed
-    yield compressor.flush()
-
-
-def _object(name: str, plain: Stored, stored: Stored, key: str) -> StoredObject:
-    return StoredObject(
-        name=name,
-        age=key,
-        plain_bytes=plain.size,
-        plain_sha256=plain.sha256,
-        stored_bytes=stored.size,
-        stored_sha256=stored.sha256,
-    )
+    return stored, found
 
 
 def _output_of(child: commands.Running, stall_timeout: timedelta) -> Iterator[bytes]:
@@ -227,27 +245,21 @@ def _output_of(child: commands.Running, stall_timeout: timedelta) -> Iterator[by
 
 
 @contextmanager
-def _undone_on_failure(store: Store, folder: str) -> Iterator[None]:
-    """Delete what was put into `folder`, unless the block ends well."""
+def _undone_on_failure(packer: Packer) -> Iterator[None]:
+    """Delete what was put, unless the block ends well."""
     try:
         yield
     except BaseException as error:
         # A taken manifest key is another run's: hands off.
-        mine = (DUMP, ENCRYPTED) if isinstance(error, ObjectExists) else (MANIFEST, DUMP, ENCRYPTED)
-        for name in mine:
-            try:
-                store.delete(f"{folder}/{name}")
-            except StoreError as left:
-                note(f"{folder}/{name} may be left behind, and prune sweeps it: {left.message}")
+        packer.undo(() if isinstance(error, ObjectExists) else (MANIFEST,))
         raise
 
 
-def _estimate(conn: Connection, snapshot: Snapshot) -> int:
-    """About how many bytes pg_dump will write, rather too many."""
-    labels = [table.label for table in snapshot.tables if table.has_rows]
+def _table_bytes(conn: Connection, labels: Iterable[str]) -> int:
+    """With what is stored out of line, without indexes."""
     with database_errors("reading the tables' sizes"):
-        row = conn.execute(query("dumped_bytes"), {"labels": labels}).fetchone()
-    return int(row[0]) * TEXT_GROWTH if row else 0
+        row = conn.execute(query("dumped_bytes"), {"labels": list(labels)}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _literal_pattern(schema: str) -> str:

@@ -126,7 +126,8 @@ def _no_such(environment: str, wanted: str) -> BackupError:
 
 def _find_by_id(store: Store, environment: str, wanted: str, database: Identity | None) -> Backup:
     check_id(environment, wanted)
-    entries = {entry.key.rpartition("/")[2]: entry for entry in store.list(f"{environment}/{wanted}/")}
+    folder = f"{environment}/{wanted}/"
+    entries = {entry.key.removeprefix(folder): entry for entry in store.list(folder)}
     if MANIFEST not in entries:
         raise _no_such(environment, wanted)
     backup, problems = _read(store, environment, wanted, entries)
@@ -145,8 +146,8 @@ def _folders(store: Store, environment: str) -> tuple[dict[str, dict[str, Entry]
     problems = []
     for entry in store.list(f"{environment}/"):
         _, name, *rest = entry.key.split("/")
-        if is_id(name) and len(rest) == 1:
-            folders[name][rest[0]] = entry
+        if is_id(name) and (len(rest) == 1 or (len(rest) == 2 and rest[0] == "data")):
+            folders[name]["/".join(rest)] = entry
         else:
             problems.append(Problem(entry.key.partition("/")[2], "it is not part of a backup"))
     return folders, problems

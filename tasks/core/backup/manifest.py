@@ -1,7 +1,7 @@
 """What is known of a backup: its manifest, written last of all, and the proof that a restore drill puts beside it.
 
-Keys: <environment>/<id>/{database.dump.zst, manifest.json, proof.json, keep}; <id> is the snapshot's time and 8 hex
-digits.
+Keys: <environment>/<id>/{database.dump.zst, data/*.copy.zst, globals.sql, load.sql, manifest.json, proof.json, keep};
+<id> is the snapshot's time and 8 hex digits. Manifests of version 1 had one object, the dump: they are read for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tasks.core.settings import Environment
 
 DUMP, MANIFEST, PROOF, KEEP = "database.dump.zst", "manifest.json", "proof.json", "keep"
 ENCRYPTED = f"{DUMP}.age"
+GLOBALS, LOAD = "globals.sql", "load.sql"
 RESTORING = ("scratch", "pre-data", "data", "post-data")  # the phases of a drill that a restore has too
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
@@ -71,8 +72,24 @@ class Extension(_Frozen):
     schema_name: str
 
 
+class Column(_Frozen):
+    """`type` as the server spells it with its schema: "public.vector(1536)"."""
+
+    name: str
+    type: str
+
+
+class Rows(_Frozen):
+    """Rows of one table, as COPY (FORMAT binary) wrote these columns; the generated ones are not among them."""
+
+    schema_name: str
+    table_name: str
+    columns: tuple[Column, ...]
+    rows: int
+
+
 class StoredObject(_Frozen):
-    """An object of the store: sizes in bytes and SHA-256 (hex), before and after compression."""
+    """An object of the store: sizes in bytes and SHA-256 (hex), before and after compression and encryption."""
 
     name: str
     plain_bytes: int
@@ -80,6 +97,12 @@ class StoredObject(_Frozen):
     stored_bytes: int
     stored_sha256: str
     age: str = Field("", description="The recipient that it is encrypted to; empty: it is not")
+    data: Rows | None = Field(None, description="What a data object holds")
+
+    @property
+    def packed(self) -> bool:
+        """With zstd."""
+        return self.name.removesuffix(".age").endswith(".zst")
 
 
 class Toc(_Frozen):
@@ -92,7 +115,7 @@ class Toc(_Frozen):
 class _Sealed(_Frozen):
     """A document with a checksum over all its other fields, so that a changed field is noticed."""
 
-    version: Literal[1] = Field(1, alias="schema")
+    version: Literal[1, 2] = Field(1, alias="schema")
     checksum: str = ""
 
     def sealed(self) -> Self:
@@ -118,12 +141,15 @@ class _Sealed(_Frozen):
 class Manifest(_Sealed):
     """A backup's description. `created` is the time of the snapshot, by the server's clock."""
 
+    version: Literal[1, 2] = Field(2, alias="schema")
     id: str = Field(pattern=f"^{_ID.pattern}$")
     environment: Environment
     created: UtcTime
     revision: str = Field(description="Newest revision of the ledger; empty where there was none")
     operation: str = Field("", description="The operation that made it, as the journal names it")
-    format: Literal["portable"] = "portable"
+    format: Literal["portable", "binary"] = Field(
+        "portable", description="portable: all through pg_dump; binary: large vector tables' rows by COPY, beside it"
+    )
     scope: Literal["database"] | tuple[str, ...]
     database: Identity
     server: ServerFacts
@@ -144,6 +170,15 @@ class Manifest(_Sealed):
     @property
     def dump(self) -> StoredObject:
         return next(found for found in self.objects if found.name in (DUMP, ENCRYPTED))
+
+    @property
+    def streams(self) -> tuple[StoredObject, ...]:
+        """The data objects: rows that are not in the dump."""
+        return tuple(found for found in self.objects if found.data)
+
+    @property
+    def plain_bytes(self) -> int:
+        return sum(found.plain_bytes for found in self.objects)
 
     @property
     def folder(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from tasks.core.backup.library import find, read_library
-from tasks.core.backup.manifest import Backup
+from tasks.core.backup.manifest import Backup, StoredObject
 from tasks.core.backup.reading import check_stored, plain_chunks
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing
 from tasks.core.postgres.tools import Tools, tools_for
-from tasks.core.progress import track
+from tasks.core.progress import Track, track
 from tasks.core.schema.report import CheckResult, Report, failed, ok
 from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
@@ -26,22 +26,42 @@ def read_back(store: Store, backup: Backup, tools: Tools, identity: SecretStr | 
     manifest = find(store, backup.manifest.environment, backup.id).manifest
     if manifest.checksum != backup.manifest.checksum:
         raise IntegrityError(f"the manifest of backup {backup.id} in {store.url} is not the one that was written")
-    if manifest.dump.age and identity is None:
-        check_stored(store, backup)
-        return None
-    total = manifest.dump.plain_bytes
-    with track("read-back", f"Read {backup.id} back", total=total, unit="bytes") as progress:
-        try:
-            with toc_reader(tools) as toc:
-                for chunk in plain_chunks(store, backup, identity):
-                    toc.feed(chunk)
-                    progress.advance(len(chunk))
-                found = toc.contents()
-        except CommandFailed as error:
-            raise IntegrityError(f"{backup.dump_key} is no archive that can be read: {error.message}") from error
-        check_contents(backup, found)
-        progress.say(f"{total / 2**20:,.1f} MiB unchanged, {found.toc.entries} entries")
+    with track("read-back", f"Read {backup.id} back", total=manifest.plain_bytes, unit="bytes") as progress:
+        found = _archive(store, backup, tools, identity, progress)
+        for wanted in manifest.objects:
+            if wanted != manifest.dump:
+                _read_object(store, backup, wanted, identity, progress)
+        entries = f", {found.toc.entries} entries" if found else ", encrypted"
+        progress.say(f"{manifest.plain_bytes / 2**20:,.1f} MiB unchanged{entries}")
     return found
+
+
+def _archive(
+    store: Store, backup: Backup, tools: Tools, identity: SecretStr | None, progress: Track
+) -> Contents | None:
+    if backup.manifest.dump.age and identity is None:
+        progress.advance(check_stored(store, backup, backup.manifest.dump))
+        return None
+    try:
+        with toc_reader(tools) as toc:
+            for chunk in plain_chunks(store, backup, identity):
+                toc.feed(chunk)
+                progress.advance(len(chunk))
+            found = toc.contents()
+    except CommandFailed as error:
+        raise IntegrityError(f"{backup.dump_key} is no archive that can be read: {error.message}") from error
+    check_contents(backup, found)
+    return found
+
+
+def _read_object(
+    store: Store, backup: Backup, wanted: StoredObject, identity: SecretStr | None, progress: Track
+) -> None:
+    if not wanted.packed or (wanted.age and identity is None):
+        progress.advance(check_stored(store, backup, wanted))
+        return
+    for chunk in plain_chunks(store, backup, identity, wanted):
+        progress.advance(len(chunk))
 
 
 def verify_backups(settings: Settings, wanted: str | None = None) -> Report:
@@ -64,13 +84,12 @@ def _verified(settings: Settings, store: Store, wanted: str) -> CheckResult:
         found = read_back(store, backup, tools_for(tool.pg_dump_major, settings.home), settings.store_identity)
     except (IntegrityError, ObjectMissing) as error:
         return failed(wanted, error.message)
-    dump = backup.manifest.dump
     inside = (
         f"{found.toc.entries} entries: unchanged"
         if found
         else ("the stored bytes are unchanged; encrypted, so its contents need KG_STORE_IDENTITY")
     )
-    sizes = f"{dump.stored_bytes / 2**20:,.1f} MiB stored, {dump.plain_bytes / 2**20:,.1f} MiB unpacked"
+    sizes = f"{backup.stored_bytes / 2**20:,.1f} MiB stored, {backup.manifest.plain_bytes / 2**20:,.1f} MiB unpacked"
     return ok(wanted, f"{sizes}, {inside}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from pydantic import SecretStr
 
 from tasks.core.backup.encryption import DecryptionFailed, decrypted
-from tasks.core.backup.manifest import Backup
+from tasks.core.backup.manifest import Backup, StoredObject
 from tasks.core.errors import IntegrityError, SettingsError
 from tasks.core.store.base import Reader, Store, Stored, Tally
 
@@ -48,15 +48,19 @@ class _Joined:
         return found
 
 
-def plain_chunks(store: Store, backup: Backup, identity: SecretStr | None = None) -> Generator[bytes]:
-    """The uncompressed archive; memory is constant. Whoever reads to the end knows that every byte is the manifest's.
+def plain_chunks(
+    store: Store, backup: Backup, identity: SecretStr | None = None, wanted: StoredObject | None = None
+) -> Generator[bytes]:
+    """The object `wanted` of the backup (None: its archive), decrypted and uncompressed; memory is constant. Whoever
+    reads to the end knows that every byte is the manifest's.
 
     Raises IntegrityError, at the latest at the end, that names the object and what is wrong with it; StoreError;
     SettingsError where it is encrypted and `identity` is missing or another's.
     """
     import zstandard
 
-    wanted, key = backup.manifest.dump, backup.dump_key
+    wanted = wanted or backup.manifest.dump
+    key = backup.key(wanted.name)
     if wanted.age and identity is None:
         raise SettingsError(f"{key} is encrypted to {wanted.age}", hint=_NEEDED)
     plain, damage, wrong_key = Tally(), "", False
@@ -81,12 +85,15 @@ def plain_chunks(store: Store, backup: Backup, identity: SecretStr | None = None
     _compare(key, "unpacked", plain.stored, Stored(wanted.plain_bytes, wanted.plain_sha256))
 
 
-def check_stored(store: Store, backup: Backup) -> None:
-    """Only that the stored bytes are the manifest's: all that can be said of an encrypted one without its identity."""
-    wanted = backup.manifest.dump
-    with store.open(backup.dump_key) as reader:
+def check_stored(store: Store, backup: Backup, wanted: StoredObject) -> int:
+    """Only that the stored bytes are the manifest's: all that can be said of an encrypted one without its identity, and
+    of a text that is kept as it is. Their number.
+    """
+    key = backup.key(wanted.name)
+    with store.open(key) as reader:
         stored = _Counted(reader).drain()
-    _compare(backup.dump_key, "stored", stored, Stored(wanted.stored_bytes, wanted.stored_sha256))
+    _compare(key, "stored", stored, Stored(wanted.stored_bytes, wanted.stored_sha256))
+    return stored.size
 
 
 def _compare(key: str, form: str, found: Stored, wanted: Stored) -> None:

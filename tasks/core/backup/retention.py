@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sql import query
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import Library, read_library
-from tasks.core.backup.manifest import DUMP, ENCRYPTED, KEEP, MANIFEST, PROOF, Backup, Identity
+from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity
 from tasks.core.backup.replaced import drop_replaced, find_replaced, reason_to_keep
 from tasks.core.errors import StoreError
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
@@ -219,11 +219,12 @@ def _remains(store: Store, environment: str, library: Library, before: datetime)
 
 def _apply(store: Store, environment: str, decided: RetentionPlan, library: Library) -> None:
     """The manifest goes first: a half-deleted backup is none."""
+    objects = {backup.id: [found.name for found in backup.manifest.objects] for backup in library.backups}
     for decision in decided.delete:
         if store.exists(f"{environment}/{decision.id}/{KEEP}"):
             note(f"backup {decision.id} was marked to be kept meanwhile")
             continue
-        for name in (MANIFEST, PROOF, DUMP, ENCRYPTED):
+        for name in (MANIFEST, PROOF, *objects[decision.id]):
             store.delete(f"{environment}/{decision.id}/{name}")
         note(f"deleted backup {decision.id}: {decision.reason}")
     leftovers = {leftover.id: leftover for leftover in library.leftovers}

@@ -87,7 +87,8 @@ def _try(
     tables = dumped_tables(conn, schemas)
     try:
         with database_errors("taking the backup's snapshot"):
-            _begin(conn, lock_timeout, longest)
+            conn.execute(query("begin_snapshot"))
+            _limit(conn, lock_timeout, longest)
             try:
                 lock_tables(conn, tables)
             except errors.UndefinedTable:
@@ -105,10 +106,17 @@ def _try(
     return Snapshot(row[0], row[1].astimezone(UTC), opened, lsn, tables)
 
 
-def _begin(conn: Connection, lock_timeout: timedelta, longest: timedelta) -> None:
+def join(conn: Connection, snapshot: Snapshot, *, lock_timeout: timedelta, longest: timedelta) -> None:
+    """Begin a transaction of another session that sees the snapshot. Raises DatabaseError."""
+    with database_errors("joining the backup's snapshot"):
+        conn.execute(query("begin_snapshot"))
+        conn.execute(query("import_snapshot").format(name=Literal(snapshot.name)))
+        _limit(conn, lock_timeout, longest)
+
+
+def _limit(conn: Connection, lock_timeout: timedelta, longest: timedelta) -> None:
     hold = Literal(round(longest.total_seconds() * 1000))
     waiting = Literal(round(lock_timeout.total_seconds() * 1000))
-    conn.execute(query("begin_snapshot"))
     conn.execute(query("limit_snapshot").format(lock_timeout=waiting, hold=hold))
     if conn.info.server_version >= 170000:
         conn.execute(query("limit_transaction").format(hold=hold))

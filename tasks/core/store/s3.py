@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef
 
 
-LOCKED = ("manifest.json", ".zst", ".zst.age")  # a proof is written again by each drill
+LOCKED = ("manifest.json", ".zst", ".zst.age", ".sql")  # a proof is written again by each drill
 
 
 @dataclass
