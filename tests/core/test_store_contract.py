@@ -1,5 +1,6 @@
-"""Both stores keep one contract: FileStore in a temporary folder, S3Store on a moto server, on SeaweedFS, and on the
-endpoint of KG_TEST_S3_ENDPOINT (with KG_TEST_S3_BUCKET and the AWS_* variables of a real one) where that is set.
+"""Both stores keep one contract: FileStore in a temporary folder, S3Store on a moto server, on SeaweedFS (as a process,
+and in a container), and on the endpoint of KG_TEST_S3_ENDPOINT (with KG_TEST_S3_BUCKET and the AWS_* variables of a
+real one) where that is set.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tasks.core.store.parts import (
 )
 from tasks.core.store.s3 import S3Store
 from tasks.core.store.s3_errors import s3_errors
+from tests.docker.seaweed import seaweed_container
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
 
 STALL = timedelta(seconds=30)
@@ -83,22 +85,41 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def seaweed_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:
-        yield endpoint
+        yield _with_bucket(endpoint)
+
+
+@pytest.fixture(scope="module")
+def container_endpoint() -> Iterator[str]:
+    with seaweed_container() as endpoint:
+        yield _with_bucket(endpoint)
+
+
+def _with_bucket(endpoint: str) -> str:
+    keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, "region_name": "us-east-1"}
+    boto3.Session(**keys).client("s3", endpoint_url=endpoint).create_bucket(Bucket="contract")
+    return endpoint
 
 
 @pytest.fixture
 def on_seaweed(seaweed_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """s3://bucket/prefix of a bucket of its own on SeaweedFS."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed_endpoint)
+    return _place_on(seaweed_endpoint, monkeypatch)
+
+
+@pytest.fixture
+def in_container(container_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    return _place_on(container_endpoint, monkeypatch)
+
+
+def _place_on(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3://bucket/prefix of an empty place on SeaweedFS."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    name = f"b-{uuid4().hex[:12]}"
-    boto3.Session().client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}/kg"
+    return f"s3://contract/t-{uuid4().hex[:8]}/kg"
 
 
-@pytest.fixture(params=["file", "moto", "on_seaweed", "endpoint"])
+@pytest.fixture(params=["file", "moto", "on_seaweed", "in_container", "endpoint"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "file":
         return FileStore.from_url((tmp_path / "a b" / "store").as_uri())

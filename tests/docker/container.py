@@ -21,11 +21,16 @@ _MANNERS = {
 }
 
 
+def mannered() -> None:
+    """Before the first import of testcontainers, which reads these once."""
+    for name, value in _MANNERS.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def container() -> Iterator[Address]:
     """A superuser's address of a server in a container of its own (image KG_TEST_PG_IMAGE)."""
-    for name, value in _MANNERS.items():
-        os.environ.setdefault(name, value)
+    mannered()
     from testcontainers.community.postgres import PostgresContainer  # reads them at import
 
     image = os.environ.get("KG_TEST_PG_IMAGE", IMAGE)
@@ -35,13 +40,13 @@ def container() -> Iterator[Address]:
         yield address
 
 
-def docker_answers() -> bool:
-    """Is there an engine, and has it the image?"""
+def docker_answers(image: str | None = None) -> bool:
+    """Is there an engine, and has it the image: that of PostgreSQL, by default?"""
     import docker
     from docker.errors import DockerException
 
     try:
-        docker.from_env(timeout=10).images.get(os.environ.get("KG_TEST_PG_IMAGE", IMAGE))
+        docker.from_env(timeout=10).images.get(image or os.environ.get("KG_TEST_PG_IMAGE", IMAGE))
     except DockerException:
         return False
     return True
