@@ -15,10 +15,10 @@ SELECT set_config('search_path', current_setting('search_path') || ', ' || quote
 SELECT pg_try_advisory_lock(27495, 3);
 
 -- name: foreign_embedder
--- A model other than this one that made a vector of the table ('' where the row does not say), of rows that are not to be
+-- A model other than this one that made a vector of the table (`unnamed` where the row does not say), of rows that are not to be
 -- embedded again: with `root` those of that tree alone are; no row where there is none.
-SELECT coalesce(metadata ->> 'embedder', '') FROM code_embeddings
-WHERE embedding IS NOT NULL AND metadata ->> 'embedder' IS DISTINCT FROM %(embedder)s
+SELECT coalesce(metadata ->> 'embedder', %(unnamed)s) FROM code_embeddings
+WHERE embedding IS NOT NULL AND coalesce(metadata ->> 'embedder', %(unnamed)s) <> %(embedder)s
   AND (%(root)s::text IS NULL OR metadata -> 'roots' IS DISTINCT FROM jsonb_build_array(%(root)s::text))
 LIMIT 1;
 
@@ -100,7 +100,7 @@ SELECT set_config('transaction_read_only', 'on', true),
 -- name: nearest_files
 -- The files whose vectors are nearest to this one, nearest first.
 SELECT file_path, 1 - (embedding <=> %(vector)s::vector) AS similarity, language, content_preview, tokens_count,
-       coalesce(metadata ->> 'embedder', '') AS embedder
+       coalesce(metadata ->> 'embedder', %(unnamed)s) AS embedder
 FROM code_embeddings
 WHERE embedding IS NOT NULL AND (%(language)s::text IS NULL OR language = %(language)s)
 ORDER BY embedding <=> %(vector)s::vector

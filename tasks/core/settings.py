@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from tasks.core.addresses import Address, parse_address
-from tasks.core.application.api_settings import base_url, daily_cost
+from tasks.core.application.settings import ApplicationSettings, base_url, daily_cost
 from tasks.core.errors import SettingsError, UsageError
 from tasks.core.notifications.events import NotificationSettings
 from tasks.core.release.rules import ApprovalSettings, Freeze, WindowRule
@@ -111,25 +111,6 @@ class ReindexSettings(_Section):
     maintenance_work_mem_mb: int | None = Field(
         None, ge=1, description="Most memory a build may take; None: by the server"
     )
-
-
-class ApplicationSettings(_Section):
-    """The application's side, where it is to be asked. What is not set here is skipped, with its reason."""
-
-    health_url: str = Field("", pattern=r"^(https?://.+)?$", description="Answers 200 when the application is well")
-    embedding_url: str = Field("", pattern=r"^(https?://.+)?$", description="Embeddings, in the form of OpenAI's API")
-    embedding_model: str = Field("text-embedding-3-small", description="Of the API that OPENAI_API_KEY opens")
-    embedding_price: float | None = Field(None, ge=0, description="USD a million tokens; None: as it is known to us")
-    embedding_timeout: timedelta = Field(timedelta(minutes=1), description="How long one call of the API may take")
-    embedding_attempts: int = Field(6, ge=1, description="How often a call is tried that fails for a passing reason")
-    search_probe: str = Field("", description="A text that a search should find something for")
-    health_status: int = Field(200, ge=100, le=599, description="... or answers this")
-    health_timeout: timedelta = Field(timedelta(seconds=5), description="How long each of these may take to answer")
-    health_attempts: int = Field(3, ge=1, description="How often verify asks health_url before it is ill")
-    index_command: tuple[str, ...] = Field((), description="Run by kg index without a PATH and by rollback's reset")
-    integration_command: tuple[str, ...] = Field((), description="Run after verify")
-    command_folder: str = Field("", description="Where these two run; relative to the checkout")
-    command_timeout: timedelta = Field(timedelta(minutes=30), description="How long each of them may take")
 
 
 class WatchSettings(_Section):

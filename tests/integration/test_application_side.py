@@ -33,12 +33,13 @@ from tasks.core.application.health import (
 )
 from tasks.core.application.index import index
 from tasks.core.application.own_commands import run_index_command
+from tasks.core.application.settings import ApplicationSettings
 from tasks.core.errors import CommandFailed, SettingsError
 from tasks.core.operations.verification import verify_environment
 from tasks.core.operations.watching import watch
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema.report import Report
-from tasks.core.settings import CHECKOUT, ApplicationSettings, Settings
+from tasks.core.settings import CHECKOUT, Settings
 from tests.integration.graphs import deploy_graph
 from tests.processes import free_port
 

@@ -250,6 +250,18 @@ def test_two_embedders_do_not_mix_silently(
         search(settings, "send mail")
 
 
+def test_rows_of_another_program_are_whose_the_environment_says(keyed: Settings, conn: Connection) -> None:
+    with chosen_embedder(keyed) as embedder:
+        vector = str(embedder.embed(["send mail"])[0].tolist())
+    conn.execute("INSERT INTO code_embeddings (file_path, file_hash, embedding) VALUES ('a.py', 'h', %s)", [vector])
+    with pytest.raises(OpsError, match="an embedder that they do not name") as caught:
+        search(keyed, "send mail")
+    assert "unnamed_embedder" in (caught.value.hint or "")
+    assert search(changed(keyed, unnamed_embedder="text-embedding-3-small"), "send mail")[0].file_path == "a.py"
+    with pytest.raises(OpsError, match="by the embedder local-model"):
+        search(changed(keyed, unnamed_embedder="local-model"), "send mail")
+
+
 def test_without_the_library_one_line_says_how_to_get_it(
     keyed: Settings, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +380,6 @@ def test_the_bound_of_a_killed_process_stays_counted(keyed: Settings, conn: Conn
     before = spent(conn)[2]
     conn.execute("UPDATE embedding_cache_stats SET estimated_cost = estimated_cost + 1")  # what one would leave
     limited = keyed.model_copy(update={"openai_max_daily_cost": 1.0})
-    with pytest.raises(OpsError, match=r"\$1\.000000 is spent today"):
+    with pytest.raises(OpsError, match=r"of \$1\.00 would be exceeded: \$1\.00 is spent today"):
         search(limited, "mail")
     assert math.isclose(spent(conn)[2], 1 + before)

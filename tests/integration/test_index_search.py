@@ -316,6 +316,6 @@ def assert_index_can_serve(graph: Connection) -> None:
     with graph.transaction():
         graph.execute(query("tune_search"), {"candidates": "200", "iterative": True})
         graph.execute("SET LOCAL enable_seqscan = off")
-        asked = {"vector": str([1.0] * 1536), "language": None, "limit": 10}
+        asked = {"vector": str([1.0] * 1536), "language": None, "limit": 10, "unnamed": ""}
         plan = graph.execute(SQL("EXPLAIN ") + query("nearest_files"), asked).fetchall()
     assert any("using code_embeddings_embedding_idx" in line for (line,) in plan)

@@ -78,10 +78,16 @@ class Budget:
                 return day
             spent, left = self._conn.execute(query("spent_today")).fetchone() or (0.0, timedelta())
         raise OpsError(
-            f"OPENAI_MAX_DAILY_COST of ${self._limit:g} would be exceeded: ${spent:.6f} is spent today, and the next "
-            f"call may cost ${cost:.6f}",
+            f"OPENAI_MAX_DAILY_COST of {_usd(self._limit or 0)} would be exceeded: {_usd(spent)} is spent today, and "
+            f"the next call may cost {_usd(cost)}",
             hint=f"it begins anew at 00:00 UTC, in {_hours(left)}; run the same command then, or raise it",
         )
+
+
+def _usd(amount: float) -> str:
+    """Cents at least; more places where they matter."""
+    whole, _, places = f"{amount:.7f}".partition(".")
+    return f"${whole}.{places.rstrip('0'):0<2}"
 
 
 def _hours(left: timedelta) -> str:

@@ -85,7 +85,8 @@ def _enter(run: _Run, settings: Settings, *, embed_again: bool) -> None:
         raise OperationRunning(
             f"another session is indexing into the {settings.environment} database", hint="run it again when it is done"
         )
-    own = {"embedder": run.embedder.name, "root": run.parameters["root"] if embed_again else None}
+    own: dict[str, str | None] = {"embedder": run.embedder.name, "unnamed": settings.application.unnamed_embedder}
+    own["root"] = run.parameters["root"] if embed_again else None
     foreign = conn.execute(query("foreign_embedder"), own).fetchone()
     if foreign:
         raise other_embedder(foreign[0], run.embedder, settings, "of other trees" if embed_again else "")

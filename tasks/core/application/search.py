@@ -57,7 +57,8 @@ def search(
     with application_session(settings, "search") as (conn, version), database_errors("searching"):
         with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
             cursor.execute(query("tune_search"), {**tuning, "iterative": _number(version) >= _ITERATIVE_SCANS})
-            question = {"vector": vector, "language": language, "limit": limit}
+            unnamed = settings.application.unnamed_embedder
+            question = {"vector": vector, "language": language, "limit": limit, "unnamed": unnamed}
             rows = cursor.execute(query("nearest_files"), question).fetchall()
         if not rows and conn.execute(query("any_file_indexed")).fetchone() == (False,):
             note(f"nothing is indexed yet: kg index {settings.environment} PATH")

@@ -40,7 +40,9 @@ def other_embedder(found: str, embedder: Embedder, settings: Settings, which: st
     made_by = f"the embedder {found}" if found else "an embedder that they do not name"
     environment = settings.environment
     again = f"kg index {environment} PATH --embed-again embeds a tree anew with {embedder.name}"
-    if which:
+    if not found:
+        again = "name it as [application] unnamed_embedder, where another program made them"
+    elif which:
         again = f"TRUNCATE code_embeddings, code_relationships, and kg index {environment} PATH for each tree"
     key = "unset OPENAI_API_KEY" if settings.openai_key else "set OPENAI_API_KEY where an API's model made them"
     return OpsError(
