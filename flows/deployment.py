@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from prefect.runtime import flow_run
 
@@ -15,14 +16,20 @@ from tasks.artifacts import deploy_artifact
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
 from tasks.core.errors import OpsError, Refused, RollbackFailed, RowsMissing
-from tasks.core.operations.migrate import Migrated
-from tasks.core.operations.operation import Operation
+from tasks.core.operations.migrate import Migrated, Release
+from tasks.core.operations.operation import Operation, operation
 from tasks.core.operations.plan import DeployPlan
 from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
-from tasks.core.settings import Environment
+from tasks.core.release import approvals
+from tasks.core.release.approvals import Waiting
+from tasks.core.release.windows import Opening, has_windows
+from tasks.core.settings import Settings
+from tasks.database import verify_earlier
 from tasks.notices import tell
+from tasks.recovery import close_earlier, settle_earlier
+from tasks.release import waits
 from tasks.ways_back import ended
 
 STEPS = 9  # check, plan, back up, drill, migrate, verify, advice, prune, report
@@ -31,25 +38,86 @@ STEPS = 9  # check, plan, back up, drill, migrate, verify, advice, prune, report
 class Deployment:
     """Filled by the flow as it goes; a failure carries the document of how far it came."""
 
-    def __init__(self, environment: Environment, held: Operation) -> None:
-        self.environment = environment
-        self.operation = held
-        self.step = Steps(STEPS)
+    def __init__(self, settings: Settings, *, started_by: str = "", override: str = "") -> None:
+        self.settings, self.environment = settings, settings.environment
+        self.started_by, self.override = started_by, override
+        self.step = Steps(STEPS + bool(settings.watch.duration))
         self.planned: DeployPlan | None = None
         self.backup: Backup | None = None
         self.rehearsed: tuple[Rehearsed, ...] = ()
+        self.stored: Waiting | None = None
+        self.opening: Opening | None = None
         self.migrated: Migrated | None = None
         self.before: str | None = None
         self.undone: RollbackDocument | None = None
         self.warnings: list[str] = []
+        self._lock = ExitStack()
+        self.operation: Operation
+        if self.waits:
+            self.step.total += bool(settings.approvals.required) + self.wants_window
+
+    @property
+    def waits(self) -> bool:
+        """Is there anybody or anything to wait for between preparation and migration?"""
+        return waits(self.settings, self.override)
+
+    @property
+    def wants_window(self) -> bool:
+        return has_windows(self.settings) and not self.override
+
+    @property
+    def plan(self) -> DeployPlan:
+        assert self.planned is not None, "asked for before it was made"
+        return self.planned
+
+    @property
+    def release(self) -> Release | None:
+        """How this deploy was let in, for the ledger; None where nobody was asked and nothing overridden."""
+        if self.stored is None and not self.override:
+            return None
+        detail: dict[str, Any] = {"plan": self.plan.hash, "started_by": self.started_by}
+        if self.stored:
+            detail["approved"] = [
+                {"name": each.name, "note": each.note, "at": each.decided_at.isoformat()}
+                for each in self.stored.decisions
+                if each.decision == "approve"
+            ]
+        detail |= {"window": str(self.opening)} if self.opening else {}
+        detail |= {"override": self.override} if self.override else {}
+        return Release(detail, self.opening.end if self.opening else None)
+
+    def settle(self, rollback: Callable[..., RollbackDocument]) -> None:
+        """What an earlier run left unfinished is finished or undone first."""
+        settle_earlier(self.environment)
+        with self.or_back(rollback):
+            verify_earlier(self.environment)
+        close_earlier(self.environment)
 
     def __enter__(self) -> Self:
+        self.lock()
         tell(self.environment, "started", "A deploy has begun.")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            self._leave(error)
+        finally:
+            self._lock.__exit__(kind, error, trace)
+
+    def lock(self) -> None:
+        """Take the database's operation lock; another deploy of this database is refused from here on."""
+        self.operation = self._lock.enter_context(operation(self.settings, "deploy"))
+
+    def unlock(self) -> None:
+        """Give it back, and every connection with it, while people or clocks are waited for."""
+        self._lock.close()
+
+    def _leave(self, error: BaseException | None) -> None:
+        if error is not None and self.stored:
+            with suppress(OpsError):  # a plan that stays open expires
+                approvals.move(self.settings, self.stored.id, "abandoned")
         if not isinstance(error, Exception):
             return
         state: DeployState = "refused" if isinstance(error, Refused) else "failed"
@@ -97,6 +165,9 @@ class Deployment:
                 ("applied", ", ".join(document.applied) or "none"),
                 ("adopted", ", ".join(document.adopted) or "none"),
                 ("backup", document.backup or "none"),
+                *([("approved by", ", ".join(document.approved_by))] if document.approved_by else []),
+                *([("window", str(self.opening))] if self.opening else []),
+                *([("window overridden", self.override)] if self.override else []),
                 ("fingerprint before", document.fingerprint_before or ""),
                 ("fingerprint after", document.fingerprint_after or ""),
                 *(("rehearsed", str(each)) for each in self.rehearsed),
@@ -125,6 +196,7 @@ class Deployment:
 
     def _document(self, state: DeployState, after: str | None, error: Exception | None) -> DeployDocument:
         planned, migrated = self.planned, self.migrated
+        scheduled_for: datetime | None = self.stored.scheduled_for if self.stored and state == "scheduled" else None
         revision = planned.revision if planned else ""
         if migrated and not self.undone and planned:
             revision = planned.target_revision
@@ -141,6 +213,9 @@ class Deployment:
             plan=planned.hash if planned else None,
             seconds=self.step.seconds,
             warnings=tuple(self.warnings),
+            approved_by=self.stored.approved_by if self.stored else (),
+            predicted_seconds=self.stored.predicted_seconds if self.stored else None,
+            scheduled_for=scheduled_for,
             flow_run=str(flow_run.id) if flow_run.id else None,
             error=_error_detail(error) if error else None,
         )

@@ -18,7 +18,10 @@ class Steps:
 
     @contextmanager
     def __call__(self, title: str) -> Iterator[Track]:
+        while title in self.seconds:  # a plan that changed while people were asked is prepared again
+            title += " again"
         number = len(self.seconds) + 1
+        self.total = max(self.total, number)
         started = time.monotonic()
         self.seconds[title] = 0.0
         try:

@@ -9,7 +9,7 @@ from tasks.core.application.health import run_integration
 from tasks.core.backup.manifest import Backup
 from tasks.core.errors import OpsError, VerificationFailed, WatchFailed
 from tasks.core.operations.gates import lasting_gates, pass_gates, proof_gate, staging_gate
-from tasks.core.operations.migrate import Migrated, migrate, our_fingerprint
+from tasks.core.operations.migrate import Migrated, Release, migrate, our_fingerprint
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan, agree, expected_of, make_plan
 from tasks.core.operations.rollback import RolledBack
@@ -84,10 +84,16 @@ def open_gates(environment: Environment, plan: DeployPlan, backup: Backup | None
 
 @step("migrate")
 def migrate_target(
-    environment: Environment, plan: DeployPlan, backup: Backup | None, terminate_idle_blockers: bool = False
+    environment: Environment,
+    plan: DeployPlan,
+    backup: Backup | None,
+    terminate_idle_blockers: bool = False,
+    release: Release | None = None,
 ) -> Migrated:
     """Adopt and apply what is pending: never retried as a whole, since its statements may not be repeatable."""
-    migrated = migrate(current(), plan, backup, terminate_idle_blockers=terminate_idle_blockers)
+    if release:
+        current().describe(release=dict(release.detail))
+    migrated = migrate(current(), plan, backup, terminate_idle_blockers=terminate_idle_blockers, release=release)
     record_builds(current(), migrated.applied)
     say(f"now at revision {plan.target_revision}")
     return migrated

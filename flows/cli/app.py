@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import application, backups, database, status, up, vectors
+from flows.cli import application, backups, database, release, status, up, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
 
@@ -37,9 +37,11 @@ for panel, name, verb in (
     (_LOOK, "plan", database.plan),
     (_LOOK, "verify", database.verify),
     (_LOOK, "backups", backups.backups),
+    (_LOOK, "approvals", release.approvals),
     (_LOOK, "search", application.search),
     (_LOOK, "psql", application.psql),
     (_CHANGE, "deploy", database.deploy),
+    (_CHANGE, "approve", release.approve),
     (_CHANGE, "rollback", database.rollback),
     (_CHANGE, "recover", database.recover),
     (_CHANGE, "reindex", vectors.reindex),

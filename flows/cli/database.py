@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from getpass import getuser
 from typing import TYPE_CHECKING
 
 from flows.cli import render
@@ -14,8 +15,11 @@ from flows.cli.options import (
     EnvironmentName,
     Json,
     NoProbes,
+    Now,
     Output,
+    Reason,
     SalvageRows,
+    StarterName,
     StrategyName,
     StrategyOption,
     Terminate,
@@ -24,6 +28,7 @@ from flows.cli.options import (
     WholeDatabase,
     Yes,
 )
+from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
     from tasks.core.documents import (
@@ -101,18 +106,24 @@ def deploy(
     environment: EnvironmentName,
     yes: Yes = False,
     terminate_idle_blockers: TerminateIdleBlockers = False,
+    name: StarterName = "",
+    now: Now = False,
+    reason: Reason = "",
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
     """Carry the database to the newest revision.
 
     Check, plan, backup, restore drill, migrate, verify, re-index advice, prune, report. When anything after the
-    migration fails, it rolls back.
+    migration fails, it rolls back. Where the environment asks for approvals or has maintenance windows, it waits for
+    them after the drill, or is scheduled.
     """
 
     def work() -> DeployDocument:
         from flows.cli.engine import engine
 
+        if now and not reason.strip():
+            raise UsageError("--now needs --reason TEXT", hint="it is written into the ledger")
         with engine() as running:
             from tasks.core.settings import load_settings
 
@@ -123,7 +134,12 @@ def deploy(
 
             running.ready()
             return deploy(
-                environment=settings.environment, plan=approved, terminate_idle_blockers=terminate_idle_blockers
+                environment=settings.environment,
+                plan=approved,
+                terminate_idle_blockers=terminate_idle_blockers,
+                started_by=name or _login(),
+                now=now,
+                reason=reason,
             )
 
     def partial() -> DeployDocument:
@@ -243,6 +259,13 @@ def show_rollback(settings: Settings, strategy: StrategyName, backup: str | None
     }[strategy]
     where = settings.address.label if settings.address else "the embedded server"
     _say(f"This will roll back {settings.environment} ({where}): {what}.")
+
+
+def _login() -> str:
+    try:
+        return getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return ""
 
 
 def _say(text: str) -> None:

@@ -187,6 +187,7 @@ def engine() -> Iterator[Engine]:
         server = OwnServer({**os.environ, "PREFECT_API_URL": "", **_SERVER_VARIABLES})
         url = os.environ["PREFECT_API_URL"] = server.url
         os.environ["PREFECT_SERVER_UI_ENABLED"] = "false"  # it shows no pages: no message links to one
+        os.environ["KG_OWN_ENGINE"] = "1"  # nothing can be scheduled on a server that ends with this command
         os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
     started = Engine(url, server)
     try:

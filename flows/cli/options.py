@@ -40,6 +40,14 @@ TerminateIdleBlockers = Annotated[
         help="End sessions that block a migration by idling in a transaction beyond the environment's limit.",
     ),
 ]
+Now = Annotated[bool, typer.Option("--now", help="Do not wait for a maintenance window. Needs --reason.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --now: why. Written into the ledger.")]
+StarterName = Annotated[
+    str,
+    typer.Option(
+        "--name", metavar="NAME", envvar="KG_NAME", help="Who starts it: no approver of it. Default: the login name."
+    ),
+]
 SalvageRows = Annotated[
     bool,
     typer.Option("--salvage", help="Carry rows written since over a restore: exported, applied again where they fit."),

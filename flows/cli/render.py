@@ -140,7 +140,8 @@ def deploy(document: DeployDocument) -> None:
     said = {
         "deployed": f"deployed; {document.environment} is at revision {revision}",
         "nothing-pending": f"nothing is pending; {document.environment} is at revision {revision}",
-        "scheduled": f"scheduled as plan {document.plan}",
+        "scheduled": f"scheduled as plan {document.plan}"
+        + (f" for {document.scheduled_for:%Y-%m-%d %H:%M} UTC" if document.scheduled_for else ""),
         "waiting-approval": f"plan {document.plan} waits for an approval",
         "held": f"plan {document.plan} is held",
     }
@@ -152,6 +153,8 @@ def deploy(document: DeployDocument) -> None:
         say(f"  backup: {document.backup}")
     if document.fingerprint_after:
         say(f"  fingerprint: {document.fingerprint_after}")
+    if document.approved_by:
+        say(f"  approved by: {', '.join(document.approved_by)}")
     for warning in document.warnings:
         say(f"  warning: {warning}")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.core.application.search import Match
     from tasks.core.operations.recover import Recovered
     from tasks.core.operations.rollback import RolledBack
+    from tasks.core.release.approvals import Waiting
     from tasks.core.schema.report import Report
 
 __all__ = [  # and every class below
@@ -96,7 +97,41 @@ class DeployDocument(Document):
     seconds: dict[str, float] = Field(default_factory=dict, description="Duration of each step")
     warnings: tuple[str, ...] = Field((), description="What failed after the database was verified, and undid nothing")
     flow_run: str | None = Field(None, description="Id of the flow run")
+    approved_by: tuple[str, ...] = Field((), description="Who agreed to this plan, where the environment asks people")
+    predicted_seconds: float | None = Field(None, description="From the first statement to the end of verify and watch")
+    scheduled_for: datetime | None = Field(None, description="When its window opens, for a scheduled deploy")
     error: ErrorDetail | None = None
+
+
+class DecisionItem(Part):
+    decision: Literal["approve", "reject"]
+    name: str
+    note: str
+    decided_at: datetime
+
+
+class WaitingDocument(Document):
+    """`kg approve`, and each element of `kg approvals`: a prepared deploy that people or clocks are waited for."""
+
+    id: str
+    environment: Environment
+    plan: str = Field(description="Hash of the plan; a plan that has changed is asked for anew")
+    state: Literal["waiting", "approved", "scheduled", "released", "rejected", "expired", "superseded", "abandoned"]
+    started_by: str
+    required: int = Field(description="How many people must agree, without the one who started it")
+    decisions: tuple[DecisionItem, ...]
+    flow_run: str | None
+    backup: str | None
+    predicted_seconds: float
+    created_at: datetime
+    expires_at: datetime
+    scheduled_for: datetime | None
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> Self:
+        same = {name: getattr(waiting, name) for name in cls.model_fields if hasattr(waiting, name)}
+        decisions = tuple(DecisionItem(**asdict(each)) for each in waiting.decisions)
+        return cls.model_validate({**same, "id": str(waiting.id), "plan": waiting.hash, "decisions": decisions})
 
 
 class RollbackDocument(Document):
@@ -228,6 +263,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "restore-drill": DrillDocument,
     "deploy": DeployDocument,
     "rollback": RollbackDocument,
+    "approve, approvals[]": WaitingDocument,
     "recover": RecoverDocument,
     "prune": PruneDocument,
     "reindex": ReindexDocument,

@@ -47,7 +47,8 @@ _LONGEST_PAUSE = 5.0  # seconds between two attempts
 _HINTS = {
     "25001": "say `-- migrate: no-transaction` at the file's top: this statement cannot run in a transaction",
     "3F000": "the schema that the environment's TOML names ([database] schema) does not exist in this database",
-    "57014": "statement_timeout in the environment's TOML ([database]) was reached, or someone cancelled it",
+    "57014": "statement_timeout in the environment's TOML ([database]) or the maintenance window's end was reached, or "
+    "someone cancelled it",
     "53100": "the server's disk is full: free space there, then run it again",
 }
 _VECTOR_HINTS = {

@@ -1,0 +1,97 @@
+"""What approvers are shown of a prepared deploy, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tasks.core.backup.manifest import Backup
+from tasks.core.operations.plan import DeployPlan
+from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.release.prediction import Prediction
+from tasks.core.release.windows import Opening
+from tasks.core.schema.hazards import Linted
+from tasks.core.schema.migrations import Migration
+
+SQL_LINES = 80
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a deploy's preparation has found out. `opening` is the window it is meant for, None: at any time."""
+
+    plan: DeployPlan
+    linted: Linted
+    rehearsed: tuple[Rehearsed, ...]
+    backup: Backup | None
+    prediction: Prediction
+    opening: Opening | None
+    override: str
+    started_by: str
+
+
+def describe(prepared: Prepared, now: datetime) -> str:
+    """The form's description: what is pending, its SQL, hazards, rehearsal, backup, duration and window."""
+    plan = prepared.plan
+    lines = [
+        f"# Deploy to {plan.environment} (plan `{plan.hash}`)",
+        f"Database `{plan.database}` goes from revision {plan.revision or 'none'} to {plan.target_revision}; "
+        f"started by {prepared.started_by}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| backup | {_backup(prepared.backup)} |",
+        f"| predicted duration | {prepared.prediction.seconds:.0f} s ({prepared.prediction.because}) |",
+        f"| window | {_window(prepared, now)} |",
+        f"| hazards | {_counted(prepared.linted)} |",
+    ]
+    lines += [f"| adopted without running | {each.label} |" for each in plan.adopted]
+    for migration in plan.pending:
+        lines += _migration(migration, prepared)
+    return "\n".join(lines)
+
+
+def _backup(backup: Backup | None) -> str:
+    if backup is None:
+        return "none: the gate asks for a proved one before anything runs"
+    rows = sum(backup.manifest.tables.values())
+    proof = backup.proof
+    proved = f"{proof.grade}, restored in {proof.restore_seconds:.1f} s" if proof else "not proved"
+    return f"`{backup.id}`, {rows:,} rows, {proved}"
+
+
+def _window(prepared: Prepared, now: datetime) -> str:
+    if prepared.override:
+        return f"overridden by {prepared.started_by}: {_cell(prepared.override)}"
+    if prepared.opening is None:
+        return "none is set: at any time"
+    return f"{'now open, ' if prepared.opening.is_open(now) else ''}{prepared.opening}"
+
+
+def _counted(linted: Linted) -> str:
+    found = sum(len(each) for each in linted.hazards.values())
+    return f"{found} found by {linted.linter}" if linted.hazards or found else linted.linter
+
+
+def _migration(migration: Migration, prepared: Prepared) -> list[str]:
+    kinds = [] if migration.transactional else ["outside a transaction"]
+    kinds += ["irreversible: its way back is a restore"] if migration.irreversible else []
+    script = migration.sql.splitlines()
+    said = f" ({'; '.join(kinds)})" if kinds else ""
+    lines = ["", f"## {migration.label}{said}"]
+    for hazard in prepared.linted.hazards.get(migration.revision, ()):
+        lines.append(f"- ⚠ line {hazard.line}: {hazard.message} {hazard.remedy} [{hazard.rule}]")
+    lines += [f"- {each}" for each in prepared.rehearsed if each.revision == migration.revision]
+    more = [f"-- ... and {len(script) - SQL_LINES} more lines"] if len(script) > SQL_LINES else []
+    return [*lines, "", "```sql", *script[:SQL_LINES], *more, "```"]
+
+
+def _cell(text: str) -> str:
+    """On one line, and no end of the table's cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def rehearsed_seconds(rehearsed: Sequence[Rehearsed]) -> float | None:
+    """Of all ways up; None where nothing was rehearsed."""
+    return sum(each.up_seconds for each in rehearsed) if rehearsed else None
