@@ -175,7 +175,8 @@ class Deployment:
             ],
             self.step.seconds,
         )
-        tell_deployed(document)
+        if state != "scheduled":
+            tell_deployed(document)
         return document
 
     def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument | None:

@@ -24,6 +24,7 @@ from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
 from tasks.core.release.windows import Opening, next_window
 from tasks.core.settings import Settings
+from tasks.notices import tell
 from tasks.release import heads_up, schedule_deploy
 
 POLL_SECONDS = 2  # how often the paused run asks Prefect whether it goes on
@@ -42,12 +43,15 @@ def await_approval(settings: Settings, plan: UUID) -> Waiting:
     """Return when enough people have agreed, by the run's form or `kg approve`. Raises Refused where one rejects it,
     the time is up, or another deploy was prepared meanwhile.
     """
-    said = ""
+    said, told = "", False
     while True:
         found = approvals.look(settings, plan)
         _go_on(settings, found)
         if not found.missing:
             return found
+        if not told:
+            _tell_approvers(settings, found)
+            told = True
         answer = _ask(settings, found, said)
         if answer is None:
             continue
@@ -56,6 +60,17 @@ def await_approval(settings: Settings, plan: UUID) -> Waiting:
         except OpsError as error:
             said = str(error)
             note(f"not counted: {said}")
+
+
+def _tell_approvers(settings: Settings, found: Waiting) -> None:
+    tell(
+        settings.environment,
+        "waiting-for-approval",
+        f"A deploy that {found.started_by} has started waits for {found.missing} approval(s), until "
+        f"{found.expires_at:%Y-%m-%d %H:%M} UTC. It is predicted to take {found.predicted_seconds:.0f} s.",
+        plan=found.hash,
+        approve=f"kg approve {settings.environment} --name NAME",
+    )
 
 
 def _go_on(settings: Settings, found: Waiting) -> None:
@@ -140,7 +155,13 @@ def await_window(settings: Settings, plan: Waiting, terminate_idle_blockers: boo
             return None
         approvals.schedule(settings, plan.id, opening.start, opening.end)
         note(f"{settings.environment} is changed in the window {opening} (about {needed:.0f} s): waiting for it")
-        time.sleep((opening.start - now).total_seconds())
+        tell(
+            settings.environment,
+            "window-soon",
+            f"The window {opening} opens soon: a deploy waits for it, and is predicted to take {needed:.0f} s.",
+            plan=plan.hash,
+        )
+        time.sleep(max(0.0, (opening.start - datetime.now(UTC)).total_seconds()))
 
 
 def find_window(settings: Settings, plan: Waiting, now: datetime) -> Opening:
@@ -166,3 +187,4 @@ def _schedule(settings: Settings, plan: Waiting, opening: Opening, terminate_idl
         )
     approvals.schedule(settings, plan.id, opening.start, opening.end)
     note(f"scheduled for the window {opening}: flow run {run}")
+    tell(environment, "scheduled", f"A deploy is scheduled for the window {opening}.", plan=plan.hash)
