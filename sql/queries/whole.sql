@@ -21,7 +21,8 @@ FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase, unn
 WHERE d.datname = %(name)s;
 
 -- name: database_hindrances
--- What bars the exchange of a database: it would be cut off, or cannot be made to leave.
+-- What bars the exchange of a database: it would be cut off, or cannot be made to leave. Of sessions that this role may
+-- not look at, the server hides what kind they are; those of people have a user.
 SELECT 'replication slot ' || slot_name FROM pg_replication_slots WHERE database = %(name)s
 UNION ALL
 SELECT 'subscription ' || subname FROM pg_subscription
@@ -31,7 +32,7 @@ SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts WHERE database = %(
 UNION ALL
 SELECT format('session %%s of %%s, which this role may not end', a.pid, a.usename) FROM pg_stat_activity AS a
 JOIN pg_roles AS theirs ON theirs.oid = a.usesysid
-WHERE a.datname = %(name)s AND a.backend_type = 'client backend'
+WHERE a.datname = %(name)s AND coalesce(a.backend_type, 'client backend') = 'client backend'
   AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
   AND (theirs.rolsuper OR NOT (pg_has_role(a.usesysid, 'MEMBER') OR pg_has_role('pg_signal_backend', 'MEMBER')));
 
@@ -49,8 +50,9 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = %(name)s AND pid <> ALL (%(spared)s) AND backend_type = 'client backend';
 
 -- name: sessions_in
--- How many clients are in a database.
-SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s AND backend_type = 'client backend';
+-- How many clients are in a database, also those of which this role may see no more than that they are there.
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = %(name)s AND usesysid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend';
 
 -- name: user_tables
 -- In the database itself: tables of people, not of extensions nor of kg_ops, with their columns, types and key.
@@ -75,3 +77,10 @@ FROM {table} ORDER BY md5(ROW ({key})::text) COLLATE "C";
 -- name: renumber_kg_ops
 -- After its rows were carried over: the numbers of new ones go on behind them.
 SELECT setval(pg_get_serial_sequence({table}, 'id'), greatest((SELECT max(id) FROM {rows}), 1));
+
+-- name: replaced_databases
+-- Databases that a restore of the whole one has put aside, by their mark: closed, and this role's to drop.
+SELECT datname::text, pg_database_size(oid) FROM pg_database
+WHERE datname ~ '^kg_replaced_' AND NOT datallowconn AND pg_has_role(datdba, 'USAGE')
+  AND starts_with(shobj_description(oid, 'pg_database'), %(mark)s)
+ORDER BY 1;

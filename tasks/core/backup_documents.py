@@ -95,7 +95,7 @@ class DrillDocument(Document):
 
 
 class PruneItem(Part):
-    id: str = Field(description="A backup, or a schema of replaced tables")
+    id: str = Field(description="A backup, a schema of replaced tables, or a replaced database")
     reason: str
     stored_bytes: int | None = None
 

@@ -6,18 +6,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
+from tasks.core.backup.retention import prune
 from tasks.core.errors import ConnectionFailed, RollbackFailed
 from tasks.core.operations.operation import operation
 from tasks.core.operations.rollback import RolledBack
 from tasks.core.operations.whole import reopen, restore_whole
+from tasks.core.postgres import scratch
 from tasks.core.postgres.connections import Connection, connect
+from tasks.core.postgres.sibling import hindrances
 from tasks.core.settings import CHECKOUT, Settings
 from tests.faults.runs import deploy, recovered, variables
 
@@ -124,6 +129,59 @@ def test_what_would_be_cut_off_bars_it(saved: tuple[Settings, str], conn: Connec
         conn.execute("ALTER SUBSCRIPTION theirs SET (slot_name = NONE)")
         conn.execute("DROP SUBSCRIPTION theirs")
     assert (state(settings), others(settings)) == (before, [])
+
+
+def test_a_replaced_database_goes_by_its_age(saved: tuple[Settings, str], conn: Connection) -> None:
+    settings, backup = saved
+    replaced = restore(settings, backup, yes=True).replaced or ""
+    aged = f"kg_replaced_{datetime.now(UTC) - timedelta(days=9):%Y%m%dT%H%M%SZ}"
+    assert settings.address is not None
+    with connect(settings.address.database("postgres"), purpose="test") as keeper:
+        young = dict(prune(settings, apply=True).keep)[replaced]
+        assert young == "a replaced database, not older than 7 days"
+        bare = replaced.removeprefix("database ")
+        keeper.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(bare), Identifier(aged)))
+        keeper.execute('CREATE DATABASE "kg_replaced_20250101T000000Z" ALLOW_CONNECTIONS false')  # somebody else's
+    try:
+        assert [each.id for each in prune(settings, apply=False).replaced] == [f"database {aged}"]
+        assert others(settings) == [("kg_replaced", False)] * 2
+        prune(settings, apply=True)
+        assert others(settings) == [("kg_replaced", False)]
+    finally:
+        with connect(settings.address.database("postgres"), purpose="test") as keeper:
+            keeper.execute('DROP DATABASE "kg_replaced_20250101T000000Z"')
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """The superuser of a server that has logical slots and prepared transactions."""
+    wanted = {"wal_level": "logical", "max_prepared_transactions": "2", "max_replication_slots": "2"}
+    wanted |= {"max_wal_senders": "2"}
+    with (
+        patch.object(scratch, "_tuned", lambda: wanted),
+        scratch.private_cluster(tmp_path_factory.mktemp("strict")) as address,
+        connect(address, purpose="test") as conn,
+    ):
+        yield conn
+
+
+def test_slots_and_prepared_transactions_and_others_sessions_are_named(strict: Connection) -> None:
+    """Each would be cut off by the exchange, or bars it: none is ended, all are said."""
+    name = strict.info.dbname
+    assert hindrances(strict, name) == ()
+    strict.execute("SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')")
+    strict.execute("CREATE TABLE t (id int)")
+    strict.execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'half'")
+    strict.execute("CREATE ROLE owner LOGIN")
+    assert set(hindrances(strict, name)) == {"replication slot theirs", "prepared transaction half"}
+    strict.execute("ROLLBACK PREPARED 'half'")
+    strict.execute("SELECT pg_drop_replication_slot('theirs')")
+    strict.execute("SET ROLE owner")
+    try:
+        [session] = hindrances(strict, name)  # the superuser's own
+        assert session.endswith(f"of {strict.info.user}, which this role may not end")
+    finally:
+        strict.execute("RESET ROLE")
 
 
 DYING = """

@@ -15,7 +15,7 @@ from sql import query
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import Library, read_library
 from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity
-from tasks.core.backup.replaced import drop_replaced, find_replaced, reason_to_keep
+from tasks.core.backup.replaced import drop_replaced, find_replaced, find_replaced_databases, reason_to_keep
 from tasks.core.errors import StoreError
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
 from tasks.core.progress import note
@@ -133,13 +133,13 @@ def _with_replaced(
 ) -> RetentionPlan:
     own = [backup for backup in library.backups if backup.manifest.database.is_same(database)]
     keep, drop, sizes = list(decided.keep), [], dict(decided.stored_bytes)
-    for each in find_replaced(conn):
+    for each in (*find_replaced(conn), *find_replaced_databases(conn)):
         reason = hold or reason_to_keep(each, own, policy, now)
-        sizes[each.schema] = each.size_bytes
+        sizes[each.label] = each.size_bytes
         if reason:
-            keep.append(Decision(each.schema, reason))
+            keep.append(Decision(each.label, reason))
         else:
-            drop.append(Decision(each.schema, f"replaced tables, older than {policy.replaced_days} days"))
+            drop.append(Decision(each.label, f"{each.what}, older than {policy.replaced_days} days"))
     return replace(decided, keep=tuple(keep), replaced=tuple(drop), stored_bytes=sizes)
 
 

@@ -19,6 +19,7 @@ from tasks.core.backup.library import find
 from tasks.core.backup.loss import TableLoss
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.other_loss import database_loss
+from tasks.core.backup.replaced import mark_of
 from tasks.core.backup.swap import merge_ledger
 from tasks.core.errors import IntegrityError, OperationRunning, RollbackFailed
 from tasks.core.operations.migrate import our_fingerprint
@@ -158,7 +159,7 @@ def _exchange(
     operation.conn.close()  # a session in it, ours too, would bar the renames
     sibling.empty_out(keeper, name)
     sibling.empty_out(keeper, staged)
-    kept = f"replaced by backup {backup.id}: closed, kept until dropped"
+    kept = f"{mark_of(name)}{backup.id}: closed, kept until pruned"
     sibling.exchange(keeper, name, staged, replaced, {name: original.comment, replaced: kept})
     _take_again(operation)
     return replaced, loss
