@@ -39,7 +39,7 @@ def backup(
             settings = load_settings(environment)
             from flows.backup import backup
 
-            running.ready()
+            running.ready(settings.environment)
             return backup(environment=settings.environment, form=form)
 
     return answer(Output(json, verbose), work, render.backup)
@@ -103,7 +103,7 @@ def restore_drill(
         with engine() as running:
             from flows.restore_drill import restore_drill
 
-            running.ready()
+            running.ready(settings.environment)
             return restore_drill(environment=settings.environment, backup=backup or "")
 
     return answer(Output(json, verbose), work, render.drill)
@@ -136,7 +136,7 @@ def prune(environment: EnvironmentName, apply: Apply = False, json: Json = False
             settings = load_settings(environment)
             from flows.prune import prune
 
-            running.ready()
+            running.ready(settings.environment)
             return prune(environment=settings.environment, apply=True)
 
     return answer(Output(json, verbose), work, render.prune)

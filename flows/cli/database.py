@@ -132,7 +132,7 @@ def deploy(
             approved = "" if yes and json else agreed_plan(settings, yes)
             from flows.deploy import deploy
 
-            running.ready()
+            running.ready(settings.environment)
             return deploy(
                 environment=settings.environment,
                 plan=approved,
@@ -178,7 +178,7 @@ def rollback(
                 confirm(f"the rollback of {environment}")
             from flows.rollback import rollback
 
-            running.ready()
+            running.ready(settings.environment)
             return rollback(
                 environment=settings.environment,
                 strategy=strategy.value,
@@ -215,7 +215,7 @@ def recover(
             settings = load_settings(environment)
             from flows.recover import recover
 
-            running.ready()
+            running.ready(settings.environment)
             return recover(environment=settings.environment, terminate=terminate)
 
     return answer(Output(json, verbose), work, render.recover)

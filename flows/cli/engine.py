@@ -68,8 +68,15 @@ class Engine:
         self.url, self._server = url, server
         self._settings = ExitStack()
 
-    def ready(self) -> None:
-        """Return when flows can run. Raises EngineFailed. Imports Prefect."""
+    def ready(self, environment: str = "") -> None:
+        """Return when flows can run, and tag those that follow with their environment, as deployments' runs are.
+
+        By that tag the automations of a server that stays find what to recover. Raises EngineFailed. Imports Prefect.
+        """
+        if environment:
+            from prefect import tags
+
+            self._settings.enter_context(tags(f"environment:{environment}"))
         if self._server is None:
             return
         with track("engine", "Start the flow engine"):

@@ -59,7 +59,7 @@ def reindex(
         with engine() as running:
             from flows.reindex import reindex
 
-            running.ready()
+            running.ready(settings.environment)
             return reindex(settings.environment, apply, index, m, ef_construction, tune)
 
     return answer(Output(json, verbose), work, show)
