@@ -35,8 +35,13 @@ _LIFE_GOES_ON = {
 
 
 def register(client: SyncPrefectClient, environments: list[Environment]) -> None:
-    """Make what is missing. Raises EngineFailed where Prefect refuses prefect.yaml."""
-    make_pool(client)
+    """Make what is missing. Raises EngineFailed where Prefect refuses it, or the pool is not for processes."""
+    pool = make_pool(client)
+    if pool.type != "process":
+        raise EngineFailed(
+            f"the work pool {POOL} is of type {pool.type}; kg up brings a process worker",
+            hint="there: `prefect --no-prompt deploy --all`, and a worker of that type (deployments/README.md)",
+        )
     for _, entry in wanted_deployments(environments):
         try:
             make_deployment(entry)
