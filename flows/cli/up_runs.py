@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
@@ -87,27 +88,35 @@ class Runs:
         return {run: self._describe(run) for run, pid in self._state.runs.items() if run_of(pid) == run}
 
     def crash_all(self) -> list[str]:
-        """No worker lives: end what is left of its flows, mark them Crashed. Returns their names."""
+        """No worker lives: end what is left of its flows, mark them Crashed, and owe their environments a recover.
+
+        Returns their names. One that said itself that it crashed, when it was ended, is among them.
+        """
         end_processes([pid for run, pid in self._state.runs.items() if run_of(pid) == run], GRACE_SECONDS)
-        names = [name for run in list(self._state.runs) if (name := self._forget(run))]
+        names = []
+        for run in list(self._state.runs):
+            if found := self._forget(run):
+                named = [tag.removeprefix(TAG) for tag in found.tags if tag.startswith(TAG)]
+                self._state.recover = sorted({*self._state.recover, *named})
+                names.append(found.name)
         self._state.save()
         return names
 
-    def _forget(self, run: str) -> str:
-        """Mark it Crashed, and note what is to be recovered, unless it is over. Returns the name of a crashed one."""
+    def _forget(self, run: str) -> FlowRun | None:
+        """Mark it Crashed, unless it is over. Returns it where it has crashed, by whose word ever."""
         self._gone.pop(run, None)
         self._state.runs.pop(run)
         with suppress(ObjectNotFound):
             found = self._client.read_flow_run(UUID(run))
             # Scheduled: it waits for a slot or its time, and no process belongs to that.
-            if found.state is None or found.state.is_final() or found.state.is_scheduled():
-                return ""
-            message = "its process died with the worker; kg up marked it"
-            self._client.set_flow_run_state(found.id, Crashed(message=message), force=True)
-            named = [tag.removeprefix(TAG) for tag in found.tags if tag.startswith(TAG)]
-            self._state.recover = sorted({*self._state.recover, *named})
-            return found.name
-        return ""
+            if found.state is None or found.state.is_scheduled():
+                return None
+            if not found.state.is_final():
+                message = "its process died with the worker; kg up marked it"
+                self._client.set_flow_run_state(found.id, Crashed(message=message), force=True)
+                return found
+            return found if found.state.is_crashed() else None
+        return None
 
     def _is_over(self, run: str) -> bool:
         try:
