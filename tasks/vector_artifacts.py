@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from tasks.artifacts import key_of
 from tasks.core.settings import Environment
 from tasks.core.vectors import pictures
+from tasks.core.vectors.proving import way
 from tasks.core.vectors.recall import Figures
 from tasks.core.vectors.reindex import Rebuilt
 from tasks.core.vectors.tune import Candidate
@@ -23,6 +24,8 @@ def rebuilt_artifact(environment: Environment, done: Rebuilt) -> None:
         f"m={plan.m}, ef_construction={plan.ef_construction} over {plan.rows:,} vectors in {built.seconds:.1f} s, "
         f"{plan.maintenance_work_mem // 2**20:,} MB of maintenance_work_mem, parallel workers: {built.workers}.",
         "Searches were not without an index.",
+        *([f"{plan.expected_seconds:.0f} s were forecast, from a sample."] if plan.expected_seconds else []),
+        *([f"The new index was measured {way(done.after.how)}."] if done.after else []),
         "",
         *_compared(done.before, done.after, done.size_before, done.size_after),
         "",

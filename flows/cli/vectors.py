@@ -131,5 +131,9 @@ def _show_rebuilt(done: IndexRebuild) -> None:
         ("size", size(done.size_bytes_before), size(done.size_bytes_after)),
     ]
     render.table(("", "before", "after"), rows)
+    if done.after:
+        from tasks.core.vectors.proving import way
+
+        render.say(f"  the new one was measured {way(done.after.how)}")
     if done.left:
         render.say(f"  the old index is still there as {done.left}; the next re-index drops it")

@@ -76,7 +76,7 @@ def _compare(
     probes = take_probes(conn, target.column, operation.settings.reindex)
     before, after = _both(conn, operation, target, found.name, probes, before)
     if after:
-        note(f"gate: the new index was measured {_way(after.how)}")
+        note(f"gate: the new index was measured {way(after.how)}")
     checks = examine(found, plan, before, after, operation.settings.reindex)
     if [check.name for check in checks if check.status == "failed"] == ["P95"]:
         note("gate: P95 is worse; both indexes are asked once more")
@@ -120,5 +120,6 @@ def _serves(one: HnswIndex, target: Target, name: str) -> bool:
     return one.valid and one.name != name and place == wanted
 
 
-def _way(how: str) -> str:
+def way(how: str) -> str:
+    """As the end of "was measured ..."."""
     return f"with {how}" if how.startswith("the other") else how
