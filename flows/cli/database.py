@@ -231,6 +231,10 @@ def agreed_plan(settings: Settings, yes: bool) -> str:
     show_plan(plan)
     if yes or settings.deploy.confirm == "none":
         return ""
+    from tasks.core.release.approvals import last_rehearsal
+
+    for line in last_rehearsal(settings, plan):
+        _say(line)
     confirm(f"the deploy to {settings.environment}")
     return plan.hash
 

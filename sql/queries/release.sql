@@ -57,10 +57,6 @@ UPDATE kg_ops.plans
 SET state = 'scheduled', scheduled_for = %(at)s, expires_at = greatest(expires_at, %(until)s)
 WHERE id = %(id)s AND state IN ('waiting', 'approved', 'scheduled');
 
--- name: take_over_plan
--- Another run waits with it now.
-UPDATE kg_ops.plans SET flow_run = %(flow_run)s WHERE id = %(id)s;
-
 -- name: supersede_plans
 -- One that is prepared anew puts an end to what is open.
 UPDATE kg_ops.plans SET state = CASE WHEN expires_at > clock_timestamp() THEN 'superseded' ELSE 'expired' END,
@@ -85,3 +81,10 @@ FROM kg_ops.operation AS operation
 WHERE operation.kind = 'deploy' AND operation.state = 'done' AND operation.environment = %(environment)s
   AND jsonb_typeof(operation.detail -> 'rehearsal') = 'array' AND operation.detail ? 'migrate'
 ORDER BY operation.started_at;
+
+-- name: last_rehearsal
+-- What the newest rehearsal of a plan found, and when; no row where it was never rehearsed.
+SELECT started_at, detail -> 'rehearsal' FROM kg_ops.operation
+WHERE kind = 'deploy' AND environment = %(environment)s AND detail ->> 'plan' = %(plan)s
+  AND jsonb_typeof(detail -> 'rehearsal') = 'array'
+ORDER BY started_at DESC LIMIT 1;

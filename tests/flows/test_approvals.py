@@ -257,3 +257,64 @@ def test_who_starts_it_says_so(asking: Callable[..., None], dev: Settings) -> No
     asking(1)
     with pytest.raises(Refused, match="nobody says who starts this deploy"):
         flow(environment="dev")
+
+
+def polled_deployment() -> None:
+    """deploy/dev on this server, and a worker's heartbeat for its pool."""
+    import asyncio
+
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from flows.deploy import deploy as flow
+
+    async def register() -> None:
+        async with get_client() as client:
+            await client.create_work_pool(WorkPoolCreate(name="kg", type="process"), overwrite=True)
+            made = await client.create_flow(flow)
+            await client.create_deployment(
+                made, "dev", work_pool_name="kg", entrypoint="flows.deploy:deploy", tags=["environment:dev"]
+            )
+            await client.send_worker_heartbeat("kg", "nobody", heartbeat_interval_seconds=30)
+
+    asyncio.run(register())
+
+
+def scheduled_runs() -> list[Any]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}})
+        return list(client.read_flow_runs(flow_run_filter=wanted))
+
+
+@pytest.mark.slow
+def test_scheduled_for_its_window_with_the_approval_it_has(
+    asking: Callable[..., None], dev: Settings, conn: Connection
+) -> None:
+    soon = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + 3 * 86400))
+    later = f'notice = "PT10M"\n[[windows]]\nrrule = "DTSTART:{soon}\\nRRULE:FREQ=WEEKLY"\nduration = "PT2H"\n'
+    asking(1, later)
+    polled_deployment()
+    with Meanwhile(lambda: fill_in(asked(dev), "approve", "Grace")):
+        first = deploy()
+    assert (first.state, first.applied) == ("scheduled", ())
+    assert first.scheduled_for is not None
+    assert first.scheduled_for.strftime("%Y%m%dT%H%M%S") == soon
+    assert ledger.entries(conn) == ()
+    [run] = scheduled_runs()
+    assert run.parameters["plan"] == first.plan
+    assert run.parameters["started_by"] == "Ada Lovelace"
+    assert (first.scheduled_for - run.expected_start_time).total_seconds() == pytest.approx(600, abs=1)
+    [waits] = approvals.waiting(dev)
+    assert (waits.state, waits.approved_by) == ("scheduled", ("Grace",))
+    assert waits.expires_at > first.scheduled_for, "an approval counts until its window is over"
+
+    assert deploy().state == "scheduled"
+    assert [each.id for each in scheduled_runs()] == [run.id], "asked for twice, scheduled once"
+
+    asking(1, '[[windows]]\ncron = "0 * * * *"\nduration = "PT4H"\n')  # its time has come
+    done = deploy(plan=first.plan)
+    assert (done.state, done.approved_by) == ("deployed", ("Grace",)), "nobody was asked twice"
+    assert release_of(conn)["approved"][0]["name"] == "Grace"

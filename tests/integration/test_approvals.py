@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
-from tasks.core.errors import Refused, UsageError
+from tasks.core.errors import MigrationFailed, Refused, UsageError
 from tasks.core.operations.plan import make_plan
+from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.postgres.connections import Connection
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
+from tasks.core.release.bounds import WindowEnd, bounded
 from tasks.core.schema import ledger
+from tasks.core.schema.migrations import apply, load_migrations
 from tasks.core.settings import Settings
 
 
@@ -124,3 +129,33 @@ def test_past_deploys_are_measured_against_their_rehearsals(conn: Connection, se
     )
     assert approvals.past_ratios(conn, "dev") == (8 / 5, 16 / 5)
     assert approvals.past_ratios(conn, "staging") == ()
+
+
+def test_a_terminal_shows_what_an_earlier_run_rehearsed(conn: Connection, settings: Settings) -> None:
+    plan = make_plan(conn, settings)
+    assert approvals.last_rehearsal(settings, plan) == ()
+    ledger.ensure(conn)
+    rehearsed = Rehearsed("001", "create", 1.25, 0.5, (), {})
+    conn.execute(
+        "INSERT INTO kg_ops.operation (id, kind, environment, fence, state, host, pid, backend_pid, started_at, detail)"
+        " VALUES (gen_random_uuid(), 'deploy', 'dev', 1, 'failed', '', 0, 0, '2026-11-22 02:00+00', %s)",
+        [Jsonb({"plan": plan.hash, "rehearsal": [rehearsed.to_detail()]})],
+    )
+    [line] = approvals.last_rehearsal(settings, plan)
+    assert line == "rehearsed 001 create: up 1.25 s, down 0.50 s; locks: none of ours (on 2026-11-22 02:00 UTC)"
+
+
+def test_no_statement_runs_past_the_windows_end(conn: Connection, settings: Settings, tmp_path: Path) -> None:
+    """Two statements of 0.6 s each with a second left: the second is cut, though each alone would fit."""
+    (tmp_path / "001_wait.up.sql").write_text("SELECT pg_sleep(0.6);\nSELECT pg_sleep(0.6);\n")
+    (tmp_path / "001_wait.down.sql").write_text("SELECT 1;\n")
+    [migration] = load_migrations(tmp_path)
+    until = datetime.now(UTC) + timedelta(seconds=1)
+    database, recorded = settings.database, []
+    with pytest.raises(MigrationFailed, match=r"001_wait.up.sql:2:1: .*57014") as failed:
+        end = WindowEnd(database, until)
+        apply(conn, migration, bounded(database, until), lambda _: recorded.append(1), observer=end)
+    assert "maintenance window" in (failed.value.hint or "")
+    assert recorded == []
+    assert datetime.now(UTC) - until < timedelta(seconds=0.5)
+    assert bounded(database, None) is database

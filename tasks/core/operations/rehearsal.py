@@ -37,8 +37,8 @@ class Rehearsed:
     rows: Mapping[str, int]
 
     def to_detail(self) -> dict[str, Any]:
-        """For the operation's row in the journal."""
-        return asdict(self)
+        """For the operation's row in the journal; `said` is what people read of it later."""
+        return {**asdict(self), "said": str(self)}
 
     def __str__(self) -> str:
         found = [lock for each in self.statements for lock in each.locks]

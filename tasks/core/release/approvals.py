@@ -19,6 +19,7 @@ from sql import query
 from tasks.core.errors import Refused, UsageError
 from tasks.core.operations.plan import DeployPlan
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
+from tasks.core.schema import ledger
 from tasks.core.settings import Environment, Settings
 
 Choice = Literal["approve", "reject"]
@@ -170,18 +171,22 @@ def schedule(settings: Settings, plan: UUID, at: datetime, until: datetime) -> N
         conn.execute(query("schedule_plan"), {"id": plan, "at": at, "until": until})
 
 
-def take_over(settings: Settings, plan: UUID, flow_run: str | None) -> None:
-    """Another run waits with it now, and is the one to wake."""
-    with _session(settings) as conn:
-        conn.execute(query("take_over_plan"), {"id": plan, "flow_run": flow_run})
-
-
 def past_ratios(conn: Connection, environment: Environment) -> tuple[float, ...]:
     """How many times as long as its rehearsal each earlier deploy took, oldest first."""
     from tasks.core.release.prediction import ratio
 
     rows = conn.execute(query("past_durations"), {"environment": environment}).fetchall()
     return tuple(ratio(actual, rehearsed) for actual, rehearsed in rows if rehearsed is not None)
+
+
+def last_rehearsal(settings: Settings, plan: DeployPlan) -> tuple[str, ...]:
+    """What an earlier run rehearsed of this very plan, a line for each migration; nothing where none did."""
+    with _session(settings) as conn:
+        if not ledger.exists(conn):
+            return ()
+        values = {"environment": settings.environment, "plan": plan.hash}
+        row = conn.execute(query("last_rehearsal"), values).fetchone()
+    return tuple(f"{each['said']} (on {row[0]:%Y-%m-%d %H:%M} UTC)" for each in row[1] if "said" in each) if row else ()
 
 
 def proper_name(name: str) -> str:
