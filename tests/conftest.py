@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address, parse_address
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.scratch import private_cluster
 from tasks.core.settings import Settings, load_settings
+from tests.databases import is_supabase, new_database, supabase_server
 from tests.docker.container import container
 from tests.processes import Person, python_of, server_of, until
 from tests.workers import pytest_collection_modifyitems, pytest_configure, pytest_xdist_auto_num_workers
@@ -30,16 +30,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres",
         default="embedded",
-        help="where the tests' PostgreSQL is: embedded (default), docker, or a superuser's postgresql:// URL",
+        help="where the tests' PostgreSQL is: embedded (default), docker, supabase, or a superuser's postgresql:// URL",
     )
 
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    """A superuser's address of the session's server."""
+    """A superuser's address of the session's server; of a Supabase-shaped one, what a project's owner gets."""
     choice = str(request.config.getoption("--postgres"))
     if choice == "embedded":
         with private_cluster(tmp_path_factory.mktemp("postgres")) as address:
+            yield address
+    elif choice == "supabase":
+        with supabase_server(tmp_path_factory.mktemp("postgres")) as address:
             yield address
     elif choice == "docker":
         with container() as address:
@@ -52,14 +55,8 @@ def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def database(postgres: Address, request: pytest.FixtureRequest) -> Iterator[Address]:
     """A fresh, empty database on the session's server, dropped afterwards with whatever is still connected."""
     word = re.sub(r"\W+", "_", request.node.name)[:40].lower()
-    name = Identifier(f"test_{word}_{secrets.token_hex(3)}")
-    with connect(postgres, purpose="test set-up") as conn:
-        conn.execute(SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
-    try:
-        yield postgres.database(name.as_string().strip('"'))
-    finally:
-        with connect(postgres, purpose="test clean-up") as conn:
-            conn.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+    with new_database(postgres, f"test_{word}_{secrets.token_hex(3)}") as address:
+        yield address
 
 
 @pytest.fixture
@@ -73,7 +70,10 @@ def conn(database: Address) -> Iterator[Connection]:
 def settings(database: Address, tmp_path: Path) -> Settings:
     """dev's settings, for the test's database, with home and store in the test's folder."""
     loaded = load_settings("dev", {"KG_HOME": str(tmp_path / "home")})
-    return loaded.model_copy(update={"address": database, "store_url": (tmp_path / "store").as_uri()})
+    changes: dict[str, object] = {"address": database, "store_url": (tmp_path / "store").as_uri()}
+    if is_supabase(database):  # where a dump of all would meet the platform's tables, as production's settings know
+        changes["database"] = loaded.database.model_copy(update={"scope": ("public", "kg_ops")})
+    return loaded.model_copy(update=changes)
 
 
 @pytest.fixture(params=["ourselves", "ordinary"])

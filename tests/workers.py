@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import cannot_run_on_supabase
+
 # The rooms whose tests take longest, in the order in which they begin: the quick files fill the gaps at the end.
 _LONGEST_FIRST = ("ui", "flows", "faults", "servers")
 
@@ -26,6 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if {"flows", "faults", "servers", "ui"} & set(item.path.parent.parts):
             item.add_marker(pytest.mark.slow)
+        if config.getoption("--postgres") == "supabase" and (why := cannot_run_on_supabase(item.name)):
+            item.add_marker(pytest.mark.skip(reason=f"--postgres=supabase: {why}"))
     if hasattr(config, "workerinput"):
         items.sort(key=_place)
 

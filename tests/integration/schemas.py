@@ -17,6 +17,7 @@ from tasks.core.schema.compare import Difference, compare
 from tasks.core.schema.expected import Expected, expected_catalogs
 from tasks.core.schema.migrations import Migration, load_migrations
 from tasks.core.settings import CHECKOUT
+from tests.databases import new_database
 
 MIGRATIONS = load_migrations(CHECKOUT / "sql" / "migrations")
 HAND_RUN = Path(__file__).parent / "hand_run" / "create_tables.sql"
@@ -25,15 +26,12 @@ HAND_RUN = Path(__file__).parent / "hand_run" / "create_tables.sql"
 @contextmanager
 def shared_session(postgres: Address, *scripts: str) -> Iterator[Connection]:
     """A session in a database of its own where `scripts` ran, for tests that each roll back what they do."""
-    name = Identifier(f"test_shared_{secrets.token_hex(4)}")
-    with connect(postgres, purpose="test set-up") as maintenance:
-        maintenance.execute(SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
-        try:
-            with connect(postgres.database(name.as_string().strip('"')), purpose="test") as conn:
-                run(conn, *scripts)
-                yield conn
-        finally:
-            maintenance.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    with (
+        new_database(postgres, f"test_shared_{secrets.token_hex(4)}") as address,
+        connect(address, purpose="test") as conn,
+    ):
+        run(conn, *scripts)
+        yield conn
 
 
 @contextmanager
