@@ -129,15 +129,15 @@ def dump_argv(
 def _make(making: _Making, operation: str) -> Manifest:
     """Everything between the snapshot and the manifest."""
     conn, settings, snapshot = making.conn, making.settings, making.snapshot
-    rows = contents.count_rows(conn, snapshot.tables)
-    samples = contents.sample_rows(conn, snapshot.tables)
-    sequences = contents.check_sequences(conn, snapshot.tables)
-    entries = ledger.entries(conn)
-    catalog = read_catalog(conn, settings.database.schema_name, making.ours)
-    roles = contents.named_roles(conn)
-    streams = planned(conn, snapshot.tables, settings)
-    server = contents.server_facts(conn)
-    archive, found, data = _store_rows(making, streams)
+    streams, server = planned(conn, snapshot.tables, settings), contents.server_facts(conn)
+    with streaming(settings, making.address, snapshot, making.packer, streams) as crew:
+        rows = contents.count_rows(conn, snapshot.tables)
+        samples = contents.sample_rows(conn, snapshot.tables)
+        sequences = contents.check_sequences(conn, snapshot.tables)
+        entries = ledger.entries(conn)
+        catalog = read_catalog(conn, settings.database.schema_name, making.ours)
+        roles = contents.named_roles(conn)
+        archive, found, data = _store_rows(making, streams, crew)
     check_counts(data, streams, rows)
     texts = [making.packer.put_text(GLOBALS, contents.role_definitions(conn, roles))]
     if data:
@@ -172,15 +172,17 @@ class _PgDumpError(Exception):
     """pg_dump failed; what it said is raised by commands.stream."""
 
 
-def _store_rows(making: _Making, streams: Sequence[Stream]) -> tuple[StoredObject, Contents, tuple[StoredObject, ...]]:
-    """The archive with what is in it, and the data objects, made at once. No table's rows are in both, nor in none."""
+def _store_rows(
+    making: _Making, streams: Sequence[Stream], crew: Crew[StoredObject]
+) -> tuple[StoredObject, Contents, tuple[StoredObject, ...]]:
+    """The archive with what is in it, and the data objects, which `crew` is storing meanwhile. No table's rows are in
+    both, nor in none.
+    """
     apart = {stream.table.label: stream.table for stream in streams}
     inside = [table for table in making.snapshot.tables if table.label not in apart]
-    with streaming(making.settings, making.address, making.snapshot, making.packer, streams) as crew:
-        archive, found = _dump(making, inside, list(apart.values()), crew)
-        found.check_tables(inside)
-        data = _finished(making.conn, crew, streams) if streams else ()
-    return archive, found, data
+    archive, found = _dump(making, inside, list(apart.values()), crew)
+    found.check_tables(inside)
+    return archive, found, _finished(making.conn, crew, streams) if streams else ()
 
 
 def _finished(conn: Connection, crew: Crew[StoredObject], streams: Sequence[Stream]) -> tuple[StoredObject, ...]:
