@@ -17,6 +17,7 @@ from tasks.core.postgres.connections import Connection
 from tasks.core.settings import CHECKOUT, Settings
 from tasks.core.store.base import open_store
 from tests.faults.runs import deploy, rollback
+from tests.integration.graphs import with_section
 
 INSERT = "INSERT INTO code_embeddings (file_path, file_hash, language) VALUES (%s, %s, 'python')"
 
@@ -31,7 +32,8 @@ def saved(settings: Settings, conn: Connection, tmp_path: Path) -> tuple[Setting
     deploy(own, drilled=False)
     for name in ("kept", "changed", "gone"):
         conn.execute(INSERT, (name, "1"))
-    backup = back_up(own)
+    backup = back_up(with_section(own, "backup", binary_from_mb=0))  # rows that come back from beside the archive
+    assert backup.manifest.streams
     drill(own, backup)
     conn.execute(INSERT, ("new", "1"))
     conn.execute("UPDATE code_embeddings SET language = 'sql' WHERE file_path = 'changed'")

@@ -25,6 +25,7 @@ from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.sibling import hindrances
 from tasks.core.settings import CHECKOUT, Settings
 from tests.faults.runs import deploy, recovered, variables
+from tests.integration.graphs import with_section
 
 INSERT = "INSERT INTO code_embeddings (file_path, file_hash) VALUES (%s, '1')"
 
@@ -47,7 +48,8 @@ def saved(settings: Settings, tmp_path: Path) -> Iterator[tuple[Settings, str]]:
         conn.execute(SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
         conn.execute(SQL("ALTER DATABASE {} CONNECTION LIMIT 77").format(name))
         conn.execute(SQL("COMMENT ON DATABASE {} IS 'the graph''s own'").format(name))
-    backup = back_up(own)
+    backup = back_up(with_section(own, "backup", binary_from_mb=0))  # rows that come back from beside the archive
+    assert backup.manifest.streams
     drill(own, backup)
     with connect(settings.address, purpose="test") as conn:
         conn.execute("UPDATE theirs SET word = 'changed' WHERE id = 2")

@@ -24,7 +24,7 @@ from tasks.core.postgres.connections import Connection
 from tasks.core.postgres.tools import tools_for
 from tasks.core.settings import Settings
 from tasks.core.store.base import Stored, open_store, probe
-from tests.integration.graphs import deploy_graph, the_pg_dump
+from tests.integration.graphs import deploy_graph, the_pg_dump, with_section
 from tests.integration.test_prune import earlier
 
 pytestmark = pytest.mark.slow
@@ -57,6 +57,9 @@ def test_the_whole_way_on_s3(
         assert drill(on_s3, backup).ok
         assert find(open_store(on_s3), "dev").id == backup.id
         assert [decision.id for decision in prune(on_s3, apply=True).keep] == [backup.id]
+        streamed = back_up(with_section(on_s3, "backup", binary_from_mb=0))
+        assert len(streamed.manifest.streams) > 1
+        assert drill(on_s3, streamed).ok
     assert "a-secret-of-the-bucket" not in caplog.text
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyrage
 import pytest
+from psycopg.sql import SQL, Composed
+from pydantic import SecretStr
 
 from tasks.core.backup import streams as streams_module
 from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.copying import CopyOut
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
-from tasks.core.backup.manifest import Backup
+from tasks.core.backup.manifest import LOAD, Backup
 from tasks.core.backup.readback import verify_backups
 from tasks.core.errors import BackupError, DatabaseError, DrillFailed
 from tasks.core.postgres.connections import Connection, connect, describe
@@ -159,3 +163,29 @@ def test_damage_of_a_data_object_is_named(eager: Settings) -> None:
         assert f"data/{first.name}" in check.detail
     with pytest.raises(DrillFailed, match=first.name):
         drill(eager, backup)
+
+
+def test_streams_are_encrypted_like_the_archive(eager: Settings, tmp_path: Path) -> None:
+    identity = pyrage.x25519.Identity.generate()
+    key_file = tmp_path / "identity.txt"
+    key_file.write_text(f"{identity}\n")
+    writer = eager.model_copy(update={"store_key": str(identity.to_public())})
+    backup = back_up(writer)
+    assert all(found.name.endswith(".copy.zst.age") for found in backup.manifest.streams)
+    folder = Path(eager.store_url.removeprefix("file://"), backup.manifest.folder)
+    assert (folder / backup.manifest.streams[0].name).read_bytes().startswith(b"age-encryption.org")
+    assert "age -d -i identity.txt data/" in (folder / LOAD).read_text()
+    assert verify_backups(writer).ok, "the stored bytes, without the identity"
+    assert drill(writer.model_copy(update={"store_identity": SecretStr(str(key_file))}), backup).ok
+
+
+def test_a_server_that_stalls_is_not_waited_for(eager: Settings, conn: Connection) -> None:
+    """A statement of the server's own that takes longer than the limit sends nothing meanwhile."""
+    assert eager.address
+    with connect(eager.address, purpose="test") as slow:
+        out = CopyOut(slow, Composed([SQL("COPY (SELECT pg_sleep(30)) TO STDOUT")]), "t", 0.6, lambda: None)
+        began = time.monotonic()
+        with pytest.raises(BackupError, match=r"the server sent nothing of t for 1 s"):
+            list(out)
+        assert time.monotonic() - began < 10
+        slow.close()
