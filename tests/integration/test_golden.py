@@ -23,6 +23,7 @@ GOLDEN = CHECKOUT / "tests" / "golden"
 FORMATS = {"1": "portable", "2": "binary"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", FORMATS)
 def test_a_backup_of_every_version_is_read_and_restored_as_it_was(
     settings: Settings, conn: Connection, version: str, tmp_path: Path

@@ -28,7 +28,11 @@ def lines() -> str:
 
 @pytest.mark.parametrize(
     ("form", "scope"),
-    [("binary", "database"), ("portable", "database"), ("binary", ("public", "kg_ops", "Odd $chema"))],
+    [
+        ("binary", "database"),
+        pytest.param("portable", "database", marks=pytest.mark.slow),
+        pytest.param("binary", ("public", "kg_ops", "Odd $chema"), marks=pytest.mark.slow),
+    ],
     ids=["binary", "portable", "some-schemas"],
 )
 def test_a_backup_restores_by_the_readmes_lines(

@@ -130,6 +130,7 @@ def test_streams_that_miss_rows_are_no_backup(
     assert files(eager) == []
 
 
+@pytest.mark.slow
 def test_a_stream_that_fails_leaves_nothing(eager: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CopyOut, "_wait", lambda self: self._conn.pgconn.finish())
     with pytest.raises(DatabaseError, match="the connection was lost while copying the rows of"):
@@ -137,6 +138,7 @@ def test_a_stream_that_fails_leaves_nothing(eager: Settings, monkeypatch: pytest
     assert files(eager) == []
 
 
+@pytest.mark.slow
 def test_a_column_of_another_type_is_not_read_as_nonsense(eager: Settings) -> None:
     backup = back_up(eager)
     first, *rest = backup.manifest.streams
@@ -149,6 +151,7 @@ def test_a_column_of_another_type_is_not_read_as_nonsense(eager: Settings) -> No
         drill(eager, changed)
 
 
+@pytest.mark.slow
 def test_damage_of_a_data_object_is_named(eager: Settings) -> None:
     backup = back_up(eager)
     folder = Path(eager.store_url.removeprefix("file://"), backup.manifest.folder)
@@ -165,6 +168,7 @@ def test_damage_of_a_data_object_is_named(eager: Settings) -> None:
         drill(eager, backup)
 
 
+@pytest.mark.slow
 def test_streams_are_encrypted_like_the_archive(eager: Settings, tmp_path: Path) -> None:
     identity = pyrage.x25519.Identity.generate()
     key_file = tmp_path / "identity.txt"
