@@ -18,12 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from psycopg.sql import SQL, Identifier
 
@@ -34,13 +31,12 @@ from tasks.core.postgres import embedded
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import CHECKOUT, Settings, load_settings
 from tests.faults.runs import deploy, recovered, variables
+from tests.faults.strikes import Kill, Tally, Victim, What
 from tests.faults.workload import Workload
-
-What = Literal["deploy", "revert", "restore"]
-Victim = Literal["kg", "server -9", "server immediate"]
 
 ROWS = 200
 OLD, NEW = "chaos_old", "chaos_new"
+WHOLE = (3.0, 20.0)  # seconds into `kg deploy`: from the engine's start to past its end
 SIGNALS = {"server -9": signal.SIGKILL, "server immediate": signal.SIGQUIT}
 MIGRATIONS = {
     "002_review_patterns.up.sql": "ALTER TABLE code_patterns ADD COLUMN reviewed boolean NOT NULL DEFAULT false;\n"
@@ -53,41 +49,6 @@ MIGRATIONS = {
     "DROP INDEX CONCURRENTLY IF EXISTS code_embeddings_both_idx;\n"
     "DROP INDEX CONCURRENTLY IF EXISTS code_embeddings_tokens_idx;",
 }
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Of `victim` during `what`: at its Nth event, or (`after`, in seconds) at a moment. `again`: recover dies too."""
-
-    what: What
-    victim: Victim
-    event: int = 0
-    after: float = 0.0
-    again: int = 0
-
-    def __str__(self) -> str:
-        when = f"at event {self.event}" if self.event else f"after {self.after:.2f} s"
-        return f"{self.victim} {when} of {self.what}{f', recover at {self.again}' if self.again else ''}"
-
-
-@dataclass
-class Tally:
-    kills: int = 0
-    missed: int = 0
-    recoveries: int = 0
-    lost: int = 0
-    rows: int = 0
-    slowest: float = 0.0
-    actions: Counter[str] = field(default_factory=Counter)
-    ends: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return (
-            f"kills {self.kills} (and {self.missed} that came too late), recoveries {self.recoveries} (slowest "
-            f"{self.slowest:.1f} s), wrong states {len(self.wrong)}, lost committed rows {self.lost} of {self.rows}\n"
-            f"  ended at: {dict(self.ends)}; recover: {dict(self.actions) or 'nothing to do'}"
-        )
 
 
 class Chaos:
@@ -123,7 +84,7 @@ class Chaos:
         self.number += 1
         name = f"chaos_{self.number}"
         wrong: list[str] = []
-        with self._database(name, NEW if kill.what != "deploy" else OLD):
+        with self._database(name, NEW if kill.what in ("revert", "restore") else OLD):
             with Workload(lambda: self.server.database(name)) as workload:
                 self._kill(kill, name)
                 try:
@@ -136,7 +97,8 @@ class Chaos:
 
     def _kill(self, kill: Kill, name: str) -> None:
         target = "self" if kill.victim == "kg" else f"{self._postmaster()}:{int(SIGNALS[kill.victim])}"
-        child = self._victim(name, kill.what, kill.event, target)
+        child = self._command(name) if kill.what == "kg deploy" else self._victim(name, kill.what, kill.event, target)
+        rival = self._victim(name, "deploy", 0, "self") if kill.rival else None
         if not kill.event:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=kill.after)
@@ -147,6 +109,9 @@ class Chaos:
                 os.kill(self._postmaster(), SIGNALS[kill.victim])
             self.tally.missed += ended
         child.communicate(timeout=120)
+        if rival:
+            _, said = rival.communicate(timeout=120)
+            self.tally.rivals["won" if rival.returncode == 0 else said.partition(":")[0]] += 1
         self.tally.kills += 1
         self.server = embedded.ensure(self.folder / "server")
 
@@ -181,6 +146,19 @@ class Chaos:
             cwd=CHECKOUT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _command(self, name: str) -> subprocess.Popen[str]:
+        """`kg deploy dev --yes`, with a Prefect server of its own that outlives no kill: it ends with its client."""
+        own = {"PREFECT_HOME": str(self.folder / "prefect"), "DO_NOT_TRACK": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-c", "from flows.cli import main; main()", "deploy", "dev", "--yes"],
+            env=variables(self.settings(name)) | own,
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
 
@@ -254,8 +232,10 @@ def _leftovers(conn: Connection) -> list[str]:
     return [row[0] for row in conn.execute(LEFT)]
 
 
-def plan(chaos: Chaos, chance: random.Random) -> Iterator[Kill]:
-    """For ever: kills at boundaries and at random moments, of each victim, in an order that the seed decides."""
+def plan(chaos: Chaos, chance: random.Random, *, whole: bool) -> Iterator[Kill]:
+    """For ever: kills at boundaries and at random moments, of each victim, in an order that the seed decides; `whole`:
+    of the whole command too, which is slow to start.
+    """
     while True:
         boundaries = [(what, event) for what, (count, _) in chaos.events.items() for event in range(1, count + 1)]
         chance.shuffle(boundaries)
@@ -263,23 +243,27 @@ def plan(chaos: Chaos, chance: random.Random) -> Iterator[Kill]:
             again = chance.randint(1, 12) if chance.random() < 0.25 else 0
             yield Kill(what, _victim_of(chance), event=event, again=again)
             if chance.random() < 0.4:
-                moment = chance.choice(list(chaos.events))
+                moment: What = chance.choice(list(chaos.events))  # type: ignore[arg-type]
                 after = chance.uniform(0.3, chaos.events[moment][1])
                 yield Kill(moment, _victim_of(chance), after=after, again=again)
+            if chance.random() < 0.2:
+                yield Kill("deploy", _victim_of(chance), event=chance.randint(1, chaos.events["deploy"][0]), rival=True)
+            if whole and chance.random() < 0.2:
+                yield Kill("kg deploy", _victim_of(chance), after=chance.uniform(*WHOLE))
 
 
 def _victim_of(chance: random.Random) -> Victim:
     return chance.choices(["kg", "server -9", "server immediate"], [6, 1, 1])[0]  # type: ignore[return-value]
 
 
-def rage(seconds: float, seed: int, *, verbose: bool = False) -> Tally:
+def rage(seconds: float, seed: int, *, verbose: bool = False, whole: bool = False) -> Tally:
     """Kill for about so many seconds; the tally has what went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="kg-chaos-"))
     folder.chmod(0o755)
     deadline = time.monotonic() + seconds
     try:
         chaos = Chaos(folder)
-        for kill in plan(chaos, random.Random(seed)):
+        for kill in plan(chaos, random.Random(seed), whole=whole):
             if time.monotonic() > deadline:
                 return chaos.tally
             chaos.strike(kill)
@@ -297,6 +281,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}")
-    outcome = rage(chosen.minutes * 60, chosen.seed, verbose=True)
+    outcome = rage(chosen.minutes * 60, chosen.seed, verbose=True, whole=True)
     print(outcome, *outcome.wrong, sep="\n")
     sys.exit(bool(outcome.wrong or outcome.lost))

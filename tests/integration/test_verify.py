@@ -159,6 +159,14 @@ def test_an_index_that_the_planner_may_not_use_fails(conn: Connection, deployed:
     assert verify(deployed).ok
 
 
+def test_a_column_put_back_stands_elsewhere_and_has_a_remedy(conn: Connection, deployed: Settings) -> None:
+    conn.execute("ALTER TABLE code_patterns DROP COLUMN examples")
+    conn.execute("ALTER TABLE code_patterns ADD COLUMN examples jsonb DEFAULT '[]'")
+    [schema] = [check for check in verify(deployed).checks if check.status == "failed"]
+    assert "column code_patterns.examples: expected after" in schema.detail
+    assert "kg rollback ENV --strategy restore" in schema.remedy
+
+
 def test_a_renamed_index_still_serves_searches(conn: Connection, deployed: Settings) -> None:
     conn.execute("ALTER INDEX code_embeddings_embedding_idx RENAME TO other_name")
     report = verify(deployed)

@@ -85,6 +85,13 @@ def expectation(
     return Expectation(newest, catalog, expected.scope, tolerated)
 
 
+# A column that was dropped and put back stands last, and no statement moves it.
+_MOVED = (
+    "a column's place cannot be altered: `kg rollback ENV --strategy restore` puts the tables back as the newest "
+    "proved backup has them, and first says what that would lose"
+)
+
+
 def check_schema(conn: Connection, schema: str, expected: Expectation) -> CheckResult:
     """Every object of ours and what hangs on it, compared with what the revision should have."""
     actual = read_catalog(conn, schema, expected.scope)
@@ -92,7 +99,8 @@ def check_schema(conn: Connection, schema: str, expected: Expectation) -> CheckR
     differences = without_tolerated(compare(expected.catalog, found), expected.tolerated)
     failing = failures(differences)
     if failing:
-        return failed("schema", "; ".join(str(difference) for difference in failing))
+        moved = any(difference.aspect == "position" for difference in failing)
+        return failed("schema", "; ".join(str(difference) for difference in failing), _MOVED if moved else "")
     said = [f"as revision {expected.revision} makes it ({fingerprint(actual)[:14]})"]
     if expected.tolerated:
         said.append(f"{len(expected.tolerated)} differences were accepted when it was adopted")
