@@ -91,9 +91,9 @@ SELECT phase, tuples_done, tuples_total, blocks_done, blocks_total, lockers_done
 FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
 
 -- name: build_workers
--- Parallel workers of a session's build at this moment.
-SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'
-AND leader_pid = %(pid)s;
+-- Parallel workers of a session's build at this moment; 12 does not say whose they are (leader_pid came with 13).
+SELECT count(*) FROM pg_stat_activity AS a
+WHERE backend_type = 'parallel worker' AND (to_jsonb(a) ->> 'leader_pid')::int = %(pid)s;
 
 -- name: cancel_session
 -- End the statement of another session of ours.
