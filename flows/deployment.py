@@ -54,7 +54,7 @@ class Deployment:
         self._lock = ExitStack()
         self.operation: Operation
         if self.waits:
-            self.step.total += bool(settings.approvals.required) + self.wants_window
+            self.step.total += 1 + bool(settings.approvals.required) + self.wants_window  # and a check again
 
     @property
     def waits(self) -> bool:
