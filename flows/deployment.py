@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from prefect.runtime import flow_run
 
+from flows.report import leave_report
 from flows.steps import Steps
-from flows.telling import tell_deploy_failed, tell_deployed
-from tasks.artifacts import deploy_artifact
+from flows.telling import said, tell_deploy_failed, tell_deployed
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
 from tasks.core.errors import OpsError, Refused, RollbackFailed, RowsMissing
@@ -122,7 +122,9 @@ class Deployment:
             return
         state: DeployState = "refused" if isinstance(error, Refused) else "failed"
         self.operation.end_state = "rolled-back" if self.undone and not isinstance(error, RowsMissing) else "failed"
-        attach(error, self._document(state, self.undone.fingerprint if self.undone else self.before, error))
+        document = self._document(state, self.undone.fingerprint if self.undone else self.before, error)
+        attach(error, document)
+        leave_report(self, document)
         tell_deploy_failed(self.environment, error, self.undone)
 
     @contextmanager
@@ -157,24 +159,7 @@ class Deployment:
     def document(self, state: DeployState, fingerprint_after: str) -> DeployDocument:
         """The run's result; its report goes to the run's page."""
         document = self._document(state, fingerprint_after, None)
-        deploy_artifact(
-            self.environment,
-            [
-                ("state", document.state),
-                ("revision", document.revision or "none"),
-                ("applied", ", ".join(document.applied) or "none"),
-                ("adopted", ", ".join(document.adopted) or "none"),
-                ("backup", document.backup or "none"),
-                *([("approved by", ", ".join(document.approved_by))] if document.approved_by else []),
-                *([("window", str(self.opening))] if self.opening else []),
-                *([("window overridden", self.override)] if self.override else []),
-                ("fingerprint before", document.fingerprint_before or ""),
-                ("fingerprint after", document.fingerprint_after or ""),
-                *(("rehearsed", str(each)) for each in self.rehearsed),
-                *(("warning", text) for text in self.warnings),
-            ],
-            self.step.seconds,
-        )
+        leave_report(self, document)
         if state != "scheduled":
             tell_deployed(document)
         return document
@@ -182,7 +167,7 @@ class Deployment:
     def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument | None:
         """None where there was nothing to undo: the failed migration's own transaction was rolled back."""
         try:
-            undone = rollback(environment=self.environment, strategy="auto", reason=f"deploy failed: {_said(error)}")
+            undone = rollback(environment=self.environment, strategy="auto", reason=f"deploy failed: {said(error)}")
         except OpsError:
             raise
         except Exception as gone:

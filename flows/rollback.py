@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.confirmation import typed
 from flows.guard import own_environment
@@ -66,6 +67,7 @@ def rollback(
         run.end_state = "done" if undone.nothing else "rolled-back"
     with telling(environment, "rollback"):
         document = ended(environment, undone, auto=strategy == "auto")
+    document = document.model_copy(update={"flow_run": str(flow_run.id) if flow_run.id else None})
     tell_rolled_back(document, reason)
     return document
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import re
 from collections.abc import Mapping, Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.settings import PREFECT_SERVER_UI_ENABLED, PREFECT_UI_URL
 
+from tasks.core import drawing
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.operations.rehearsal import Rehearsed
@@ -15,6 +19,8 @@ from tasks.core.schema.verify import Report
 from tasks.core.settings import Environment
 from tasks.core.vectors.advice import Advice
 
+log = logging.getLogger(__name__)
+
 VERDICTS = {"ok": "✅ keep", "rebuild": "🔁 rebuild", "note": "ℹ note", "unknown": "⏭ not measured"}
 MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped", "note": "ℹ note"}
 
@@ -22,7 +28,46 @@ MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped", "note
 def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> None:
     """A table artifact; an empty one says so."""
     content = [dict(row) for row in rows] or [{"": "nothing"}]
-    create_table_artifact(table=content, key=key_of(key), description=description)
+    try:
+        create_table_artifact(table=content, key=key_of(key), description=description)
+    except Exception as error:
+        _not_left(key, error)
+
+
+def leave(text: str, key: str) -> None:
+    """A Markdown artifact."""
+    try:
+        create_markdown_artifact(text, key=key_of(key))
+    except Exception as error:
+        _not_left(key, error)
+
+
+def _not_left(key: str, error: Exception) -> None:
+    # It tells of work that is done: that it cannot be left must not undo or fail that.
+    log.warning("the artifact %s could not be left: %s", key, type(error).__name__)
+
+
+def picture(png: bytes | None, words: str) -> list[str]:
+    """A line of Markdown that holds the picture; without Pillow one that says so."""
+    if png is None:
+        return [] if drawing.available() else [f"No picture: {drawing.HINT}."]
+    return [f"![{words}](data:image/png;base64,{base64.b64encode(png).decode()})"]
+
+
+def link(words: str, key: str) -> str:
+    """Markdown: `words`, leading to the artifact of that key where a UI is known that shows it."""
+    base = PREFECT_UI_URL.value()
+    return f"[{words}]({base.rstrip('/')}/artifacts/key/{key_of(key)})" if base and _has_pages() else words
+
+
+def run_link(words: str, flow_run: str) -> str:
+    """Likewise for the page of a flow run."""
+    base = PREFECT_UI_URL.value()
+    return f"[{words}]({base.rstrip('/')}/runs/flow-run/{flow_run})" if base and _has_pages() else words
+
+
+def _has_pages() -> bool:
+    return bool(PREFECT_SERVER_UI_ENABLED.value())
 
 
 def key_of(text: str) -> str:
@@ -101,13 +146,30 @@ def rollback_artifact(environment: Environment, undone: RolledBack) -> None:
         f"- replaced tables kept in: {undone.replaced or 'none'}",
         f"- {undone.detail}" if undone.detail else "",
     ]
-    create_markdown_artifact("\n".join(filter(None, lines)), key=f"rollback-{environment}")
+    leave("\n".join(filter(None, lines)), key=f"rollback-{environment}")
 
 
 def deploy_artifact(environment: Environment, lines: Sequence[tuple[str, str]], seconds: Mapping[str, float]) -> None:
-    """The deploy's report: what it did, and how long each step took."""
+    """The deploy's report: what it came to, and a timeline of its steps (seconds each, one after the other)."""
     text = [f"# Deploy of {environment}", "", "| | |", "|---|---|"]
-    text += [f"| {name} | {value} |" for name, value in lines]
-    text += ["", "| step | seconds |", "|---|---|"]
-    text += [f"| {step} | {spent:.1f} |" for step, spent in seconds.items()]
-    create_markdown_artifact("\n".join(text), key=f"deploy-{environment}")
+    text += [f"| {name} | {_cell(value)} |" for name, value in lines]
+    text += ["", "| step | began after | took | |", "|---|--:|--:|---|", *timeline(seconds)]
+    leave("\n".join(text), key=f"deploy-{environment}")
+
+
+def timeline(seconds: Mapping[str, float]) -> list[str]:
+    """A row a step, with a bar where it lay in the whole."""
+    whole, begun, rows = sum(seconds.values()) or 1.0, 0.0, []
+    for step, spent in seconds.items():
+        before, length = round(_BAR * begun / whole), max(1, round(_BAR * spent / whole))
+        rows.append(f"| {step} | {begun:.1f} s | {spent:.1f} s | `{'·' * before}{'█' * length}` |")
+        begun += spent
+    return rows
+
+
+_BAR = 40  # characters
+
+
+def _cell(value: str) -> str:
+    """Text that stays within its cell."""
+    return " ".join(value.split()).replace("|", "\\|")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tasks.artifacts import drill_artifact, rehearsal_artifact, retention_artifact
+from tasks.backup_artifacts import store_artifacts
 from tasks.core.backup import drill as drills
 from tasks.core.backup import dump, library, retention
 from tasks.core.backup.manifest import Backup, Proof
@@ -45,6 +46,7 @@ def prove_backup(environment: Environment, backup: str) -> Backup:
     chosen = _chosen(open_store(settings), environment, backup)
     proved = chosen.model_copy(update={"proof": drills.drill(settings, chosen)})
     drill_artifact(environment, proved)
+    store_artifacts(settings)
     _say_proved(proved)
     return proved
 
@@ -66,6 +68,7 @@ def prove_and_rehearse(environment: Environment, backup: str, plan: DeployPlan) 
     proof = drills.drill(settings, chosen, on_the_copy if plan.pending else None)
     proved = chosen.model_copy(update={"proof": proof})
     drill_artifact(environment, proved)
+    store_artifacts(settings)
     if rehearsed:
         current().describe(rehearsal=[each.to_detail() for each in rehearsed])
         rehearsal_artifact(environment, rehearsed)
@@ -76,8 +79,10 @@ def prove_and_rehearse(environment: Environment, backup: str, plan: DeployPlan) 
 @step("prune", retries=2)
 def prune_backups(environment: Environment, apply: bool) -> RetentionPlan:
     """What the retention keeps and what it deletes; deletes it when `apply`."""
-    plan = retention.prune(load_settings(environment), apply=apply, guard=current().guard)
+    settings = load_settings(environment)
+    plan = retention.prune(settings, apply=apply, guard=current().guard)
     retention_artifact(environment, plan, applied=apply)
+    store_artifacts(settings)
     say(f"{len(plan.keep)} kept, {len(plan.delete) + len(plan.sweep)} {'deleted' if apply else 'would go'}")
     return plan
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -15,6 +17,8 @@ from prefect.context import TaskRunContext
 
 from tasks.core.errors import ConnectionFailed, OpsError, StoreUnavailable
 from tasks.core.progress import reporting
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,25 +34,37 @@ class ProgressArtifacts:
 
     def started(self, key: str, title: str, total: float | None, unit: str) -> None:
         if total and TaskRunContext.get():
-            made = create_progress_artifact(progress=0.0, description=title)
-            assert isinstance(made, UUID)
-            self._shown[key] = (made, time.monotonic())
+            with _never_in_the_way():
+                made = create_progress_artifact(progress=0.0, description=title)
+                assert isinstance(made, UUID)
+                self._shown[key] = (made, time.monotonic())
 
     def advanced(self, key: str, done: float, total: float | None) -> None:
         if key not in self._shown or not total:
             return
         artifact, updated = self._shown[key]
         if time.monotonic() - updated >= UPDATE_SECONDS:
-            update_progress_artifact(artifact, progress=min(100.0, 100 * done / total))
+            with _never_in_the_way():
+                update_progress_artifact(artifact, progress=min(100.0, 100 * done / total))
             self._shown[key] = (artifact, time.monotonic())
 
     def finished(self, key: str, detail: str, ok: bool) -> None:
         artifact, _ = self._shown.pop(key, (None, 0.0))
         if artifact and ok:
-            update_progress_artifact(artifact, progress=100.0)
+            with _never_in_the_way():
+                update_progress_artifact(artifact, progress=100.0)
 
     def noted(self, text: str) -> None:
         """Notes are log lines of the run already."""
+
+
+@contextmanager
+def _never_in_the_way() -> Iterator[None]:
+    """A dump of hours does not fail because the Prefect server was away while its bar moved."""
+    try:
+        yield
+    except Exception as error:
+        log.debug("a progress artifact was not moved: %s", type(error).__name__)
 
 
 def step(name: str, *, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
-from prefect.artifacts import create_markdown_artifact
-
-from tasks.artifacts import key_of
+from tasks.artifacts import key_of, leave, picture
 from tasks.core.settings import Environment
 from tasks.core.vectors import pictures
 from tasks.core.vectors.proving import way
@@ -36,9 +33,9 @@ def rebuilt_artifact(environment: Environment, done: Rebuilt) -> None:
         *(f"- it waited for {one}" for one in built.waited_for),
         *([f"- {built.outgrown}"] if built.outgrown else []),
         *([f"- the old index is still there as {done.left}"] if done.left else []),
-        *_picture(pictures.before_and_after(done.before, done.after), "recall and latency before and after"),
+        *picture(pictures.before_and_after(done.before, done.after), "recall and latency before and after"),
     ]
-    create_markdown_artifact("\n".join(lines), key=key_of(f"reindexed-{environment}-{done.index}"))
+    leave("\n".join(lines), key=key_of(f"reindexed-{environment}-{done.index}"))
 
 
 def tuned_artifact(
@@ -56,9 +53,9 @@ def tuned_artifact(
             for one in candidates
         ),
         "",
-        *_picture(pictures.curve(candidates), "recall over latency"),
+        *picture(pictures.curve(candidates), "recall over latency"),
     ]
-    create_markdown_artifact("\n".join(lines), key=key_of(f"tuned-{environment}-{index}"))
+    leave("\n".join(lines), key=key_of(f"tuned-{environment}-{index}"))
 
 
 def _compared(before: Figures | None, after: Figures | None, size_before: int, size_after: int) -> list[str]:
@@ -78,9 +75,3 @@ def _told(figures: Figures | None, size: int) -> dict[str, str]:
         "P95, ms": f"{figures.p95_ms:.2f}" if figures else "-",
         "size, MB": f"{size / 2**20:,.0f}",
     }
-
-
-def _picture(png: bytes | None, words: str) -> list[str]:
-    if png is None:
-        return [] if pictures.available() else [f"No picture: {pictures.HINT}."]
-    return [f"![{words}](data:image/png;base64,{base64.b64encode(png).decode()})"]

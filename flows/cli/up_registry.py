@@ -20,6 +20,7 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound, PrefectException
 
+from flows.cli.up_alarm import save_addresses, worker_alarm
 from flows.guard import TAG
 from tasks.core.errors import EngineFailed
 from tasks.core.settings import CHECKOUT, Environment
@@ -48,6 +49,7 @@ def register(client: SyncPrefectClient, environments: list[Environment]) -> None
         except PrefectException as error:
             name = f"{entry['entrypoint']} of {entry['name']}"
             raise EngineFailed(f"prefect.yaml: {name} was not registered: {error}") from error
+    save_addresses(environments)
     for wanted in automations(client, environments):
         make_automation(client, wanted)
 
@@ -120,6 +122,7 @@ def automations(client: SyncPrefectClient, environments: list[Environment]) -> I
             ),
             actions=[RunDeployment(source="selected", deployment_id=recover.id, parameters={})],
         )
+    yield from worker_alarm(client, POOL, environments)
 
 
 def make_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:

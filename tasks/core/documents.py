@@ -146,6 +146,7 @@ class RollbackDocument(Document):
     reverted: tuple[str, ...] = Field((), description="Revisions whose down scripts ran, newest first")
     replaced: str | None = Field(None, description="Schema that keeps the replaced tables until pruned")
     detail: str = ""
+    flow_run: str | None = Field(None, description="Id of the rollback's flow run")
     error: ErrorDetail | None = None
 
     @classmethod

@@ -1,0 +1,61 @@
+"""What stands on the pages of backups: the table of all, and the history of their drills with its picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from tasks.artifacts import leave, picture, table
+from tasks.core.backup import library
+from tasks.core.backup.manifest import Backup
+from tasks.core.backup.pictures import drill_history
+from tasks.core.settings import Environment, Settings
+from tasks.core.store.base import open_store
+
+log = logging.getLogger(__name__)
+
+
+def store_artifacts(settings: Settings) -> None:
+    """Both, of what the store holds now. Looking at it again may fail, and fails nothing."""
+    try:
+        found = library.read_library(open_store(settings), settings.environment).backups
+        backups_artifact(settings.environment, found)
+        drills_artifact(settings.environment, found)
+    except Exception as error:
+        log.warning("the backups could not be shown: %s", type(error).__name__)
+
+
+def backups_artifact(environment: Environment, backups: Sequence[Backup]) -> None:
+    rows = [
+        {
+            "backup": one.id,
+            "taken": f"{one.created:%Y-%m-%d %H:%M} UTC",
+            "revision": one.manifest.revision or "none",
+            "rows": sum(one.manifest.tables.values()),
+            "stored MB": round(one.stored_bytes / 1e6, 2),
+            "proof": f"✅ {one.proof.grade}" if one.proof and one.proved else "⏭ not proved",
+            "restore s": round(one.proof.restore_seconds, 1) if one.proof and one.proved else "",
+            "kept": "kept" if one.kept else "",
+            "folder": one.manifest.folder,
+        }
+        for one in reversed(backups)
+    ]
+    table(f"backups-{environment}", f"Backups of {environment}, newest first", rows)
+
+
+def drills_artifact(environment: Environment, backups: Sequence[Backup]) -> None:
+    lines = [
+        f"# Restore drills of {environment}",
+        "",
+        "| drilled | backup | result | restore | size | rows |",
+        "|---|---|---|--:|--:|--:|",
+        *(
+            f"| {proof.created:%Y-%m-%d %H:%M} | {one.id} | {proof.grade if proof.ok else 'FAILED'} "
+            f"| {proof.restore_seconds:.1f} s | {one.stored_bytes / 1e6:,.2f} MB | {sum(proof.tables.values()):,} |"
+            for one, proof in ((one, one.proof) for one in reversed(backups))
+            if proof is not None
+        ),
+        "",
+        *picture(drill_history(backups), "restore time and size of each drill"),
+    ]
+    leave("\n".join(lines), key=f"drill-history-{environment}")
