@@ -174,7 +174,7 @@ def rollback(
         check_backup(settings, backup)
         with engine() as running:
             if not yes:
-                show_rollback(settings, strategy, backup)
+                show_rollback(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
                 confirm(f"the rollback of {environment}")
             from flows.rollback import rollback
 
@@ -251,7 +251,14 @@ def show_plan(plan: DeployPlan) -> None:
         _say(f"{'...' if len(lines) > PREVIEW_LINES else ''}\n{'-' * 60}".lstrip("\n"))
 
 
-def show_rollback(settings: Settings, strategy: StrategyName, backup: str | None) -> None:
+def show_rollback(
+    settings: Settings,
+    strategy: StrategyName,
+    backup: str | None,
+    *,
+    salvage: bool = False,
+    whole_database: bool = False,
+) -> None:
     """What a rollback would do, on the error stream. Rows at stake stop it later, with their count, without --yes."""
     source = f"backup {backup}" if backup else "the newest proved backup"
     what = {
@@ -261,6 +268,10 @@ def show_rollback(settings: Settings, strategy: StrategyName, backup: str | None
         StrategyName.RESTORE: f"swap our tables for those of {source}, keeping the replaced ones until pruned",
         StrategyName.RESET: "empty our tables, keep the schema, and run the environment's index command",
     }[strategy]
+    if whole_database:
+        what = f"exchange the whole database, everyone's tables, for {source}, and end every session in it"
+    if salvage:
+        what += "; where a restore is made, rows written since are exported and applied again as far as they fit"
     where = settings.address.label if settings.address else "the embedded server"
     _say(f"This will roll back {settings.environment} ({where}): {what}.")
 

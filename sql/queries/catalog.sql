@@ -311,6 +311,26 @@ SELECT DISTINCT format('%%I.%%I', n.nspname, c.relname)
    AND n.nspname NOT IN (%(schema)s, 'pg_catalog', 'pg_toast', 'information_schema')
  ORDER BY 1;
 
+-- name: sequence_guard
+-- Functions before pg_catalog's own in the search_path, that move a sequence of one schema only: no rollback takes a
+-- sequence back.
+CREATE FUNCTION {guard}.own(moved regclass) RETURNS regclass LANGUAGE plpgsql STABLE AS $guard$
+BEGIN
+    IF (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = moved) <> to_regnamespace(quote_ident({schema})) THEN
+        RAISE EXCEPTION 'the sequence % is not made by the migrations', (
+            SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_catalog.pg_class WHERE oid = moved)
+        USING ERRCODE = 'feature_not_supported',
+              HINT = 'name one that a migration made, and no schema before it; it was not moved';
+    END IF;
+    RETURN moved;
+END $guard$;
+CREATE FUNCTION {guard}.nextval(regclass) RETURNS bigint LANGUAGE plpgsql
+    AS $guard$ BEGIN RETURN pg_catalog.nextval({guard}.own($1)); END $guard$;
+CREATE FUNCTION {guard}.setval(regclass, bigint) RETURNS bigint LANGUAGE plpgsql
+    AS $guard$ BEGIN RETURN pg_catalog.setval({guard}.own($1), $2); END $guard$;
+CREATE FUNCTION {guard}.setval(regclass, bigint, boolean) RETURNS bigint LANGUAGE plpgsql
+    AS $guard$ BEGIN RETURN pg_catalog.setval({guard}.own($1), $2, $3); END $guard$;
+
 -- name: database_and_role
 -- Where and who we are.
 SELECT current_database(), current_user;

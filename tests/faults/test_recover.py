@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from psycopg.sql import SQL
 
-from tasks.core.errors import CommandFailed, MigrationFailed, OperationRunning, RollbackFailed
+from tasks.core.errors import CommandFailed, MigrationFailed, OperationRunning, RollbackFailed, RowsMissing
 from tasks.core.operations.migrate import our_fingerprint
 from tasks.core.operations.operation import operation
 from tasks.core.operations.plan import expected_of
@@ -205,6 +205,32 @@ def test_a_script_without_a_way_back_is_finished(ours: Settings, conn: Connectio
     done = recovered(ours)
     assert [action.what for action in done.actions] == ["finished", "verified"]
     assert applied(conn) == [("001", True), ("002", True)]
+
+
+def test_a_way_back_that_fails_half_way_says_what_went(ours: Settings, conn: Connection) -> None:
+    add(ours, "002", ADDS.format("second"), f"{DROPS.format('second')} SELECT 1 / 0;")
+    add(ours, "003", ADDS.format("third"), DROPS.format("third"))
+    deploy(ours, drilled=False)
+    with pytest.raises(RollbackFailed, match=r"reverted 003, then: 002_change_patterns\.down\.sql:1:\d+: division"):
+        rollback(ours, Request("revert"))
+    assert applied(conn) == [("001", True), ("002", True)]
+    assert recovered(ours).fingerprint == fingerprint(conn, ours)
+
+
+def test_rows_that_a_dead_deploy_deleted_are_missed(ours: Settings, conn: Connection) -> None:
+    conn.execute("INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language)"
+                 " VALUES ('a', '', '', ''), ('b', '', '', '')")  # fmt: skip
+    deletes = (
+        "DO $$ BEGIN IF current_schema() = 'public' THEN DELETE FROM code_patterns WHERE pattern_name = 'a';"
+        " DROP INDEX code_patterns_language_idx; END IF; END $$;"  # the index, so that verify fails
+    )
+    add(ours, "002", deletes, "CREATE INDEX IF NOT EXISTS code_patterns_language_idx ON code_patterns (language);")
+    dies(ours, DEPLOY.replace("drilled=False", "drilled=True"), "apply", "done")
+    with pytest.raises(RowsMissing, match=r"back to revision 001 \(reverted 002\), but code_patterns has 1 rows of 2"):
+        recovered(ours)
+    assert applied(conn) == [("001", True)]
+    recovered(ours)
+    assert unfinished(conn) == 0
 
 
 def test_leftovers_named_in_the_journal_go_and_others_are_reported(ours: Settings, conn: Connection) -> None:

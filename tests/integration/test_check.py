@@ -31,6 +31,7 @@ from tasks.core.schema.report import Report
 from tasks.core.schema.server_checks import Patience
 from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
+from tasks.core.vectors import advice
 
 AT_ONCE = Patience(waiting=timedelta(0), idle=timedelta(0))
 
@@ -280,3 +281,36 @@ def test_known_bugs_by_version(version: str, bugs: int) -> None:
     assert len(known_bugs(version)) == bugs
     assert has_hnsw(version)
     assert not has_hnsw("0.4.4")
+
+
+def test_each_vector_index_has_a_line_of_advice(conn: Connection, settings: Settings) -> None:
+    make_tables(conn, settings)
+    assert found(check(settings), "re-index advice").startswith(
+        "ok: code_embeddings_embedding_idx: 0 vectors, m=16, ef_construction=64: by these it may stay"
+    )
+    conn.execute("DROP INDEX code_embeddings_embedding_idx")
+    conn.execute(
+        "CREATE INDEX code_embeddings_embedding_idx ON code_embeddings USING hnsw (embedding vector_cosine_ops)"
+        " WITH (m = 4, ef_construction = 16)"
+    )
+    report = check(settings)
+    said = found(report, "re-index advice")
+    assert said.startswith("failed: code_embeddings_embedding_idx: 0 vectors, m=4, ef_construction=16; ")
+    assert "kg reindex dev --apply builds it with m=16, ef_construction=64" in said
+    assert failing(report) - {"schema"} <= ADVISORY
+
+
+def test_an_index_that_searches_pass_over_is_said_with_the_remedy(
+    conn: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner reads a table of thirty rows whole, rightly: here that counts as a large one."""
+    make_tables(conn, settings)
+    conn.execute(
+        "INSERT INTO code_embeddings (file_path, file_hash, embedding)"
+        " SELECT n::text, n::text, array_fill(n::real, ARRAY[1536])::vector FROM generate_series(1, 30) AS n; ANALYZE"
+    )
+    assert found(check(settings), "re-index advice").startswith("ok: ")
+    monkeypatch.setattr(advice, "SMALL_TABLE", 10)
+    said = found(check(settings), "re-index advice")
+    assert "30 vectors, m=16, ef_construction=64; reads the whole table" in said
+    assert "SET random_page_cost = 1.1" in said

@@ -117,6 +117,43 @@ def test_a_table_that_no_migration_made_is_not_changed(conn: Connection, tmp_pat
     assert conn.execute("SELECT count(*) FROM pg_attribute WHERE attrelid = 'theirs'::regclass AND attnum > 0")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT setval('theirs_seq', 1000);",
+        "SELECT nextval('theirs_seq');",
+        "SELECT setval('public.code_embeddings_id_seq', 1000);",
+        "SELECT setval(pg_get_serial_sequence('public.code_embeddings', 'id'), 1000, false);",
+        "DO $$ BEGIN PERFORM setval('theirs_seq', 1000); END $$;",
+        "CREATE FUNCTION jump() RETURNS bigint LANGUAGE sql AS $$ SELECT setval('theirs_seq', 1000) $$; SELECT jump();",
+    ],
+)
+def test_a_live_sequence_does_not_move(conn: Connection, tmp_path: Path, statement: str) -> None:
+    """No rollback takes a sequence back: what would move one has to be refused before it does."""
+    migrate(conn)
+    run(conn, "CREATE SEQUENCE theirs_seq")
+    before = positions(conn)
+    with pytest.raises(MigrationFailed, match=r"002_change_something\.up\.sql:1:\d+: the sequence \S+_seq is not made"):
+        make(conn, *migrations_of(tmp_path, statement))
+    assert positions(conn) == before
+
+
+def test_a_sequence_of_the_migrations_own_moves_in_the_scratch_schema(conn: Connection, tmp_path: Path) -> None:
+    migrate(conn)
+    before = positions(conn)
+    script = """SELECT setval('code_embeddings_id_seq', 1000), nextval('code_patterns_id_seq');
+        SELECT setval(pg_get_serial_sequence('code_embeddings', 'id'), coalesce(max(id), 1)) FROM code_embeddings;
+        CREATE SEQUENCE numbers; CREATE TABLE numbered (id bigint DEFAULT nextval('numbers'));
+        INSERT INTO numbered DEFAULT VALUES;"""
+    objects = make(conn, *migrations_of(tmp_path, script)).catalogs["002"]["objects"]
+    assert objects["column numbered.id"]["default"] == "nextval('numbers'::regclass)"
+    assert positions(conn) == before
+
+
+def positions(conn: Connection) -> list[object]:
+    return conn.execute("SELECT sequencename, last_value FROM pg_sequences ORDER BY 1").fetchall()
+
+
 def test_in_an_open_transaction_only_the_scratch_schema_is_undone(conn: Connection) -> None:
     with conn.transaction():
         run(conn, "CREATE TABLE kept (id int)")

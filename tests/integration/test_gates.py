@@ -14,14 +14,14 @@ from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import write_proof
 from tasks.core.backup.manifest import MANIFEST, Backup, Identity, Proof
 from tasks.core.errors import Refused
-from tasks.core.operations.gates import pass_gates, proof_gate, staging_gate
+from tasks.core.operations.gates import lasting_gates, pass_gates, proof_gate, staging_gate
 from tasks.core.operations.plan import DeployPlan, make_plan
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema import ledger
 from tasks.core.schema.report import CheckResult
 from tasks.core.settings import Settings, load_settings
 from tasks.core.store.base import open_store
-from tests.integration.graphs import deploy_graph
+from tests.integration.graphs import deploy_graph, with_section
 from tests.integration.schemas import MIGRATIONS
 
 
@@ -199,3 +199,17 @@ def test_production_is_not_its_own_staging(
     monkeypatch.setenv("STAGING_DB_URL", f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}")
     monkeypatch.setenv("STAGING_DB_PASSWORD", address.password.get_secret_value())
     assert "names the production database itself" in refusal(staging_gate(conn, production, plan))
+
+
+def test_a_deploy_that_does_not_prove_its_own_backup_is_told_before_it_makes_one(
+    conn: Connection, production: Settings, plan: DeployPlan
+) -> None:
+    backed_up(production)  # a proved one in the store does not help: the deploy shows its own
+    undrilled = with_section(production, "deploy", drill=False)
+    proof, _ = lasting_gates(conn, undrilled, plan)
+    said = refusal(proof)
+    assert "production.toml asks for a proved backup" in said
+    assert "set drill = true" in said
+    by_hand = with_section(undrilled, "deploy", backup=False)
+    assert lasting_gates(conn, by_hand, plan)[0].status == "ok"
+    assert lasting_gates(conn, production, plan)[0].name == "gate: staging"

@@ -147,7 +147,7 @@ def test_leftovers(conn: Connection, settings: Settings, database: Address) -> N
     found = check_leftovers(conn, settings)
     assert "a deploy of " in found.detail
     assert "died at apply" in found.detail
-    assert found.remedy == "kg deploy dev reads the journal and settles it"
+    assert found.remedy == "kg recover dev reads the journal, and finishes or undoes it"
     with connect(database, purpose="deploy lock") as living:
         living.execute("SELECT pg_advisory_lock(27495, 1)")
         assert check_leftovers(conn, settings).status == "ok", "it lives"

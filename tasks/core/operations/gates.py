@@ -38,8 +38,21 @@ def pass_gates(checks: Sequence[CheckResult]) -> None:
 def lasting_gates(conn: Connection, settings: Settings, plan: DeployPlan) -> tuple[CheckResult, ...]:
     """The gates that nothing in a deploy can open: known to be shut before any work is done."""
     own = settings.deploy.backup and settings.deploy.drill
-    proof = () if own else (proof_gate(conn, settings, plan, None),)
+    proof = () if own else (never_proved(settings, plan) or proof_gate(conn, settings, plan, None),)
     return (*proof, staging_gate(conn, settings, plan))
+
+
+def never_proved(settings: Settings, plan: DeployPlan) -> CheckResult | None:
+    """A deploy that makes a backup of its own and never restores it has nothing to show at its own gate."""
+    wanted, environment = settings.deploy, settings.environment
+    if plan.nothing_pending or not (wanted.require_proof and wanted.backup and not wanted.drill):
+        return None
+    return failed(
+        PROOF,
+        f"{environment}.toml asks for a proved backup ([deploy] require_proof = true), and its deploys make one that "
+        "they do not prove (backup = true, drill = false)",
+        f"set drill = true in {environment}.toml; or backup = false, and `kg backup {environment}` before each deploy",
+    )
 
 
 def proof_gate(conn: Connection, settings: Settings, plan: DeployPlan, backup: Backup | None) -> CheckResult:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sql import query
-from tasks.core.operations.gates import proof_gate, staging_gate
+from tasks.core.operations.gates import never_proved, proof_gate, staging_gate
 from tasks.core.operations.plan import DeployPlan, make_plan
 from tasks.core.operations.rehearsal import Measured, measure_locks
 from tasks.core.postgres.connections import Connection, connect, describe, target
@@ -33,7 +33,10 @@ def outlook(settings: Settings) -> Outlook:
     with connect(target(settings), purpose="plan", database=settings.database) as conn:
         plan = make_plan(conn, settings)
         server = describe(conn)
-        gates = (proof_gate(conn, settings, plan, None), staging_gate(conn, settings, plan))
+        gates = (
+            never_proved(settings, plan) or proof_gate(conn, settings, plan, None),
+            staging_gate(conn, settings, plan),
+        )
         done = {entry.revision for entry in ledger.entries(conn)} | {one.revision for one in plan.adopted}
         rows = _rows(conn, settings.database.schema_name)
     applied = [migration for migration in load_migrations(settings.migrations) if migration.revision in done]

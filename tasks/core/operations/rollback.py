@@ -26,6 +26,7 @@ from tasks.core.operations.missing import missing_rows, said
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import known_expected
 from tasks.core.operations.stakes import at_stake, count_rows
+from tasks.core.operations.way_down import revertible
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.progress import note, track
 from tasks.core.schema import ledger
@@ -114,17 +115,27 @@ def revert_entries(
 ) -> tuple[str, ...]:
     """Run the down scripts of `entries` (oldest first), the newest first; the revisions that went.
 
-    Raises RollbackFailed with nothing changed where one of them cannot be reverted, or rows would go without `yes`.
+    Raises RollbackFailed with nothing changed where one of them cannot be reverted, or rows would go without `yes`;
+    one whose script fails names those that went before it.
     """
     files = {migration.revision: migration for migration in load_migrations(operation.settings.migrations)}
-    migrations = [_revertible(entry, files) for entry in reversed(entries)]
+    migrations = [revertible(entry, files) for entry in reversed(entries)]
     for migration in migrations:  # all of them before the first: each is a transaction of its own
         _refuse_loss(operation, conn, migration, expected, yes)
     operation.describe(revert=[migration.revision for migration in migrations], yes=yes)
+    done: list[str] = []
     with operation.session("revert", autocommit=False) as worker:
         for migration in migrations:
-            _revert_one(operation, worker, migration, expected, yes)
-    return tuple(migration.revision for migration in migrations)
+            try:
+                _revert_one(operation, worker, migration, expected, yes)
+            except OpsError as error:
+                if done:  # each was a transaction of its own
+                    raise RollbackFailed(
+                        f"reverted {', '.join(done)}, then: {error.message}", hint=error.hint
+                    ) from error
+                raise
+            done.append(migration.revision)
+    return tuple(done)
 
 
 def _restore(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
@@ -216,25 +227,6 @@ def _to_undo(operation: Operation, request: Request, conn: Connection) -> tuple[
         return tuple(entry for entry in entries if entry.operation == operation.id or entry.verified_at is None)
     newest = entries[-1].operation if entries else None
     return tuple(entry for entry in entries if entry.operation == newest)
-
-
-def _revertible(entry: ledger.Entry, files: dict[str, Migration]) -> Migration:
-    migration = files.get(entry.revision)
-    if migration is None or migration.down is None:
-        raise RollbackFailed(f"revision {entry.revision} has no down script", hint="restore a backup instead")
-    if migration.checksum != entry.checksum:
-        raise RollbackFailed(
-            f"revision {entry.revision} was applied from another file than {migration.up.name} is now",
-            hint="check out the files that were deployed, or restore a backup",
-        )
-    if migration.down_checksum != entry.down_checksum:
-        raise RollbackRefused(
-            f"{migration.down.name} is not the down script that revision {entry.revision} was deployed with",
-            hint="check out the files that were deployed, or restore a backup",
-        )
-    if migration.irreversible:
-        raise RollbackFailed(f"revision {entry.revision} says that it is irreversible", hint="restore a backup instead")
-    return migration
 
 
 def _revert_one(operation: Operation, conn: Connection, migration: Migration, expected: Expected, yes: bool) -> None:

@@ -25,6 +25,7 @@ ADVISORY = frozenset(
         "idle in transaction",
         "index builds",
         "invalid indexes",
+        "re-index advice",
         "leftovers",
         "proved backup",
         "archiving",
@@ -66,6 +67,7 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
     yield run("idle in transaction", server_checks.check_idle, conn, patience)
     yield run("index builds", live_checks.check_builds, conn)
     yield run("invalid indexes", server_checks.check_invalid_indexes, conn, settings)
+    yield from _advice(settings)
     yield run("backup scope", server_checks.check_scope, conn, settings)
     yield run("leftovers", live_checks.check_leftovers, conn, settings)
     yield run("row security", server_checks.check_row_security, conn, settings, server)
@@ -74,6 +76,12 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
     store = run("store", _store, settings)
     yield store
     yield _unless_failed(store, "proved backup", partial(_proved_backup, conn, settings))
+
+
+def _advice(settings: Settings) -> Iterator[CheckResult]:
+    from tasks.core.vectors.summary import check_advice  # vectors builds on schema, elsewhere
+
+    yield from check_advice(settings)
 
 
 def _unless_failed(first: CheckResult, name: str, look: Callable[[], CheckResult]) -> CheckResult:

@@ -66,6 +66,6 @@ def check_leftovers(conn: Connection, settings: Settings) -> CheckResult:
         return ok(name, f"replaced tables are kept in {', '.join(kept)}" if kept else "none")
     said = [f"a {kind} of {began:%Y-%m-%d %H:%M} UTC died at {step or 'its start'}" for kind, began, step in dead]
     said += [f"schema {schema} of a run that was killed" for schema in stray]
-    remedies = [f"kg deploy {environment} reads the journal and settles it"] if dead else []
+    remedies = [f"kg recover {environment} reads the journal, and finishes or undoes it"] if dead else []
     remedies += [f"DROP SCHEMA {schema} CASCADE" for schema in stray]
     return failed(name, "; ".join(said), "; ".join(remedies))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import errors
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from sql import query
 from tasks.core.errors import MigrationFailed, PrivilegeMissing
@@ -28,6 +28,11 @@ _CONCURRENTLY = re.compile(
 )
 
 
+# What may move a sequence at once. A default or a function's body is kept, and must not name the guard's functions.
+_MOVES = frozenset({"select", "with", "values", "insert", "update", "delete", "merge", "call", "do"})
+_DEFAULT = re.compile(r"\bdefault\b", re.IGNORECASE)
+
+
 @contextmanager
 def scratch_schema(conn: Connection, schema: str) -> Iterator[str]:
     """The name of a new schema that grants by default what `schema` does; in a transaction (a savepoint, where one is
@@ -37,6 +42,7 @@ def scratch_schema(conn: Connection, schema: str) -> Iterator[str]:
     with database_errors("making the expected tables in a scratch schema"), conn.transaction(force_rollback=True):
         _set(conn, "lock_timeout", LOCK_TIMEOUT)
         _create(conn, name)
+        _guard_sequences(conn, name)
         for row in conn.execute(query("default_privileges"), {"schema": schema}).fetchall():
             conn.execute(_default_privilege(name, *row))
         yield name
@@ -47,10 +53,13 @@ def run_in_scratch(conn: Connection, migration: Migration, scratch: str) -> None
     migration made; PrivilegeMissing.
     """
     before = _locked_elsewhere(conn, scratch)
-    _set(conn, "search_path", search_path(conn, scratch))
+    path = search_path(conn, scratch)
+    guarded = SQL(", ").join(map(Identifier, (scratch, _guard(scratch), "pg_catalog"))).as_string(conn)
     for statement in migration.up_script.statements:
         if statement.words[:1] != ("vacuum",):  # cannot run in a transaction, and changes no catalog
+            _set(conn, "search_path", f"{guarded}, {path}" if _may_move(statement) else path)
             _execute(conn, migration, statement)
+    _set(conn, "search_path", path)
     foreign = _locked_elsewhere(conn, scratch) - before
     if foreign:
         raise MigrationFailed(
@@ -91,6 +100,22 @@ def _without_concurrently(statement: Statement) -> str:
     if not statement.concurrent:
         return statement.text
     return _CONCURRENTLY.sub(lambda match: match[1] or " " * len(match[0]), statement.text)
+
+
+def _may_move(statement: Statement) -> bool:
+    first = statement.words[0] if statement.words else ""
+    # A DO block may make a table, whose default is a name for good; what it moves is found out by its lock only.
+    return first in _MOVES and not (first == "do" and _DEFAULT.search(statement.text))
+
+
+def _guard(scratch: str) -> str:
+    return f"{scratch}_guard"
+
+
+def _guard_sequences(conn: Connection, scratch: str) -> None:
+    guard = Identifier(_guard(scratch))
+    conn.execute(SQL("CREATE SCHEMA {}").format(guard))
+    conn.execute(query("sequence_guard").format(guard=guard, schema=Literal(scratch)))
 
 
 def _create(conn: Connection, name: str) -> None:

@@ -105,7 +105,7 @@ def _check(conn: Connection, schema: str, name: str, wanted: Wanted, found: list
     if not usable:
         remedy = f"DROP INDEX CONCURRENTLY {fitting[0].name}, and build it again"
         return failed(name, f"{fitting[0].name} is not valid: a concurrent build of it failed or still runs; {remedy}")
-    by_default, forced = _plans(conn, schema, wanted, usable[0].operator)
+    by_default, forced, costs = _plans(conn, schema, wanted, usable[0].operator)
     names = {one.name for one in usable}
     if not names & forced:
         return failed(
@@ -117,14 +117,19 @@ def _check(conn: Connection, schema: str, name: str, wanted: Wanted, found: list
     if rows >= _SMALL_TABLE:
         return failed(
             name,
-            f"{usable[0].name} is valid, but searches in {rows:,} rows do not use it: ANALYZE the table; if that does "
-            f"not help, {CHEAPER}",
+            f"{usable[0].name} is valid, but searches in {rows:,} rows do not use it: the planner takes reading the "
+            f"whole table (cost {costs[0]:,.0f}) for cheaper than the index ({costs[1]:,.0f})",
+            f"ANALYZE the table; if that does not help, {CHEAPER}",
         )
     return ok(name, f"{usable[0].name} ({kind}) is valid and can be used; a table so small is searched without it")
 
 
-def _plans(conn: Connection, schema: str, wanted: Wanted, operator: str) -> tuple[set[str], set[str]]:
-    """Indexes in the plan of a search: by default, and when the planner may not read the whole table."""
+def _plans(
+    conn: Connection, schema: str, wanted: Wanted, operator: str
+) -> tuple[set[str], set[str], tuple[float, float]]:
+    """Indexes in the plan of a search: by default, and when the planner may not read the whole table; and what it takes
+    the two to cost.
+    """
     statement = query("explain_nearest").format(
         table=Identifier(schema, wanted.table),
         column=Identifier(wanted.column),
@@ -133,20 +138,22 @@ def _plans(conn: Connection, schema: str, wanted: Wanted, operator: str) -> tupl
     )
     with conn.transaction(force_rollback=True):
         conn.execute(query("set_migration_setting"), _setting("search_path", search_path(conn, schema)))
-        by_default = _indexes(conn.execute(statement).fetchone())
+        by_default, dear = _indexes(conn.execute(statement).fetchone())
         # Without a sort, too: a small table could be read in its key's order and sorted for less than the index costs.
         for name in ("enable_seqscan", "enable_sort"):
             conn.execute(query("set_migration_setting"), _setting(name, "off"))
-        return by_default, _indexes(conn.execute(statement).fetchone())
+        forced, cost = _indexes(conn.execute(statement).fetchone())
+        return by_default, forced, (dear, cost)
 
 
 def _setting(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "value": value, "local": True}
 
 
-def _indexes(row: tuple[Any, ...] | None) -> set[str]:
+def _indexes(row: tuple[Any, ...] | None) -> tuple[set[str], float]:
     assert row is not None
-    return set(_names(row[0][0]["Plan"]))
+    plan = row[0][0]["Plan"]
+    return set(_names(plan)), float(plan["Total Cost"])
 
 
 def _names(node: dict[str, Any]) -> Iterator[str]:

@@ -19,13 +19,13 @@ from tasks.core.schema import ledger
 from tasks.core.schema.extension import has_hnsw
 from tasks.core.settings import Settings
 from tasks.core.vectors.findings import Finding, Measured, findings
-from tasks.core.vectors.guide import stronger, suggested
+from tasks.core.vectors.guide import SMALL_TABLE, stronger, suggested
 from tasks.core.vectors.indexes import HnswIndex, Target, hnsw_indexes, targets
 from tasks.core.vectors.machine import Machine, machine_of
 from tasks.core.vectors.measure import measure
 from tasks.core.vectors.memory import build_memory_bytes
 from tasks.core.vectors.plan import count_rows
-from tasks.core.vectors.probes import Probe, WrongIndex, ask, probing, take_probes
+from tasks.core.vectors.probes import Probe, WrongIndex, ask, chosen_by_default, probing, take_probes
 from tasks.core.vectors.recall import Figures, Recall
 from tasks.core.vectors.record import record_builds
 
@@ -113,7 +113,8 @@ def _advise(
 def _look(conn: Connection, settings: Settings, one: Target, server: Server, version: str, probes: bool) -> Measured:
     rows = count_rows(conn, one.column)
     if not probes:
-        return Measured(rows, None, None, None, "probes were left out")
+        passed = _passed_over(conn, settings, one, rows, version)
+        return Measured(rows, None, None, None, "probes were left out", passed_over=passed)
     counted = conn.execute(query("count_unindexed").format(**one.column.words)).fetchone()
     assert counted is not None
     taken = take_probes(conn, one.column, settings.reindex)
@@ -123,6 +124,15 @@ def _look(conn: Connection, settings: Settings, one: Target, server: Server, ver
         with probing(conn, settings.reindex, version, force=False):
             whole = ask(conn, one.column, taken[0]).milliseconds
     return Measured(rows, counted[0], counted[1], figures, missed, whole)
+
+
+def _passed_over(conn: Connection, settings: Settings, one: Target, rows: int, version: str) -> bool:
+    """Whether searches in a large table would not use its valid index: by EXPLAIN, nothing is asked."""
+    if one.found is None or not one.found.valid or rows < SMALL_TABLE:
+        return False
+    any_vector = Probe(0, f"[1{',0' * (one.column.dimensions - 1)}]", None)
+    with probing(conn, settings.reindex, version):
+        return chosen_by_default(conn, one.column, any_vector) is None
 
 
 def _figures(

@@ -129,7 +129,8 @@ def working_name(name: str, kind: str, token: str) -> str:
 def _catalog(conn: Connection, settings: Settings) -> Catalog:
     entries = ledger.entries(conn) if ledger.exists(conn) else ()
     catalogs = known_expected(conn, settings).catalogs
-    newest = entries[-1].revision if entries else list(catalogs)[-1]
+    # The newest that has a file: check says which have none.
+    newest = next((one.revision for one in reversed(entries) if one.revision in catalogs), list(catalogs)[-1])
     return catalogs[newest]
 
 

@@ -24,7 +24,12 @@ _LEAST_MEMORY = 64 * _MB  # the server's default; also what two workers must hav
 _HEADROOM = 1.1  # of the formula: the allocator's own share
 _SAMPLE = 1500  # rows that are timed
 _SLOWER = 4.0  # a build whose graph does not fit, measured: 51 s instead of 15 s, and worse with more rows
-_PARALLEL = 0.8  # what one more worker adds, of the first one's speed
+# What one more worker adds, of the first one's speed: 0.8 on a quiet machine, nothing on one whose processors are busy.
+_PARALLEL = 0.6
+# Seconds grow with the rows to this power, measured: 1,500 rows took 1.1 s; 5,000 5.2; 10,000 10.8; 20,000 33 (m=16,
+# ef_construction=64), and with m=24, ef_construction=100 1.6, 13.9, 19.4 for the first three. A search for a vector's
+# neighbours becomes longer with the graph's depth, and misses the processor's caches more often the larger it is.
+_POWER = 1.3
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,8 @@ def expected_seconds(
 
 
 def extrapolated(seconds: float, sample: int, rows: int, workers: int, *, fits: bool) -> float:
-    """Seconds for `rows` when `sample` took `seconds` without a worker: each insertion searches a graph whose depth
-    grows with the logarithm of its size.
-    """
-    alone = seconds * (rows / sample) * (math.log(rows) / math.log(sample))
+    """Seconds for `rows` when `sample` took `seconds` without a worker."""
+    alone = seconds * math.pow(rows / sample, _POWER)
     return alone / (1 + _PARALLEL * workers) * (1 if fits else _SLOWER)
 
 
