@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -53,6 +54,8 @@ class Up:
             "KG_HOME": str(self.folder / "home"),
             "KG_STORE_URL": (self.folder / "store").as_uri(),
             "KG_MIGRATIONS": str(self.folder / "migrations"),
+            "KG_ENVIRONMENTS": str(self.folder / "environments"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "SUPABASE_URL": f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}",
             "SUPABASE_DB_PASSWORD": address.password.get_secret_value(),
         }
@@ -98,6 +101,10 @@ def running(postgres: Address, tmp_path_factory: pytest.TempPathFactory) -> Iter
         conn.execute(SQL("CREATE DATABASE {} TEMPLATE template0").format(Identifier(name)))
     made = Up(tmp_path_factory.mktemp("up"), postgres.database(name))
     shutil.copytree(CHECKOUT / "sql" / "migrations", made.folder / "migrations")
+    shutil.copytree(CHECKOUT / "deployments" / "environments", made.folder / "environments")
+    dev = made.folder / "environments" / "dev.toml"
+    # The steps before the migration have tests of their own, and would take most of this file's time.
+    dev.write_text(re.sub(r"(?m)^(backup|drill|reindex|prune) = true", r"\1 = false", dev.read_text()))
     made.start()
     try:
         yield made
