@@ -1,14 +1,14 @@
-"""A Prefect server with its UI, a process worker and the deployments of prefect.yaml, as an operator has them."""
+"""What `kg up` starts, as an operator has it: a Prefect server with its UI, all deployments, a worker."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,17 @@ import httpx
 from tasks.core.settings import CHECKOUT
 from tests.processes import free_port
 
-START_SECONDS = 120
-_PREFECT = str(Path(sys.executable).parent / "prefect")
+START_SECONDS = 180
+RUN_SECONDS = 240  # some 5 s on a quiet machine
+STOP_SECONDS = 20
 
 
 @dataclass
 class Bed:
-    """`url` is the UI's; `variables` what the worker and its flows see."""
+    """`url` is the UI's; `folder` has what `kg up` said."""
 
     url: str
     folder: Path
-    variables: dict[str, str]
-    children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def api(self, path: str, body: object = None, method: str = "POST") -> Any:
         """One call of the server's API: POST of `body`, or what `method` says."""
@@ -50,11 +49,19 @@ class Bed:
         only = {"deployments": {"id": {"any_": [self.deployment(deployment)]}}}
         return [run["id"] for run in self.api("/flow_runs/filter", only)]
 
-    def ended(self, run: str, *, seconds: float = 90) -> dict[str, Any]:
+    def run_now(self, deployment: str) -> str:
+        """The next run that the scheduler has made of it, at once instead of at its hour; its id."""
+        only = {"deployments": {"id": {"any_": [self.deployment(deployment)]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        run = next(run for run in self.api("/flow_runs/filter", only) if run["auto_scheduled"])
+        now = {"type": "SCHEDULED", "state_details": {"scheduled_time": datetime.now(UTC).isoformat()}}
+        self.api(f"/flow_runs/{run['id']}/set_state", {"state": now, "force": True})
+        return str(run["id"])
+
+    def ended(self, run: str, *, seconds: float = RUN_SECONDS) -> dict[str, Any]:
         """The run when it has come to an end."""
         return self.reached(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED", seconds=seconds)
 
-    def reached(self, run: str, *types: str, seconds: float = 90) -> dict[str, Any]:
+    def reached(self, run: str, *types: str, seconds: float = RUN_SECONDS) -> dict[str, Any]:
         """The run when its state is of one of these types."""
         deadline = time.monotonic() + seconds
         while True:
@@ -64,70 +71,42 @@ class Bed:
             assert time.monotonic() < deadline, f"{found['name']} is {found['state']} after {seconds} s"
             time.sleep(0.2)
 
-    def start(self, name: str, *words: str) -> None:
-        """A child of our own, in a session of its own so that a kill reaches what it has started."""
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.children[name] = subprocess.Popen(
-                [_PREFECT, *words], cwd=CHECKOUT, env=self.variables, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def start_worker(self) -> None:
-        self.start("worker", "worker", "start", "--pool", "kg", "--name", "kg-worker")
-
-    def run(self, *words: str) -> None:
-        done = subprocess.run(
-            [_PREFECT, "--no-prompt", *words], cwd=CHECKOUT, env=self.variables, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def finish(self) -> None:
-        """The worker first: without its server it would hang."""
-        for child in reversed(self.children.values()):
-            child.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=5)
-            child.kill()
-            child.wait()
+    def said(self) -> str:
+        return (self.folder / "kg-up.log").read_text(errors="replace")[-4000:]
 
 
 @contextmanager
 def prefect_bed(folder: Path, variables: Mapping[str, str]) -> Iterator[Bed]:
-    """All of it, on a free port; `variables` name databases, store and settings."""
+    """`kg up` on a free port; `variables` name databases, store and settings."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    ours = {
-        **variables,
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": f"{url}/api",
-        "PREFECT_UI_URL": url,
-        "PREFECT_SERVER_UI_API_URL": f"{url}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "DO_NOT_TRACK": "1",
-        "NO_COLOR": "1",
-    }
-    bed = Bed(url, folder, ours)
+    ours = {**variables, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1", "NO_COLOR": "1"}
+    ours.pop("PREFECT_API_URL", None)  # of a server that another test has
+    command = [sys.executable, "-P", "-c", "from flows.cli import main; main()", "up", "--port", str(port)]
+    with (folder / "kg-up.log").open("wb") as log:
+        child = subprocess.Popen(command, cwd=CHECKOUT, env=ours, stdout=log, stderr=log, start_new_session=True)
+    bed = Bed(f"http://127.0.0.1:{port}", folder)
     try:
-        bed.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-        _wait_for(bed)
-        bed.run("work-pool", "create", "kg", "--type", "process")
-        bed.run("deploy", "--all")
-        bed.start_worker()
+        _wait_for(bed, child)
         yield bed
     finally:
-        bed.finish()
+        _stop(child)
 
 
-def _wait_for(bed: Bed) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(f"{bed.url}/api/health", timeout=5).close()
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """In order; a test that failed may have left a run in progress, which the second signal ends."""
+    for _ in range(2):
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=STOP_SECONDS)
             return
-        except OSError:
-            log = bed.folder / "server.log"
-            assert bed.children["server"].poll() is None, log.read_text(errors="replace")[-2000:]
-            assert time.monotonic() < deadline, "the Prefect server did not start"
-            time.sleep(0.2)
+    child.kill()
+    child.wait()
+
+
+def _wait_for(bed: Bed, child: subprocess.Popen[bytes]) -> None:
+    """Until its last line before it works, which names the UI's address."""
+    deadline = time.monotonic() + START_SECONDS
+    while f"kg up: {bed.url}" not in bed.said():
+        assert child.poll() is None, bed.said()
+        assert time.monotonic() < deadline, f"kg up did not start: {bed.said()}"
+        time.sleep(0.2)

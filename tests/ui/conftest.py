@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
 from tasks.core.postgres.connections import Connection, connect
-from tasks.core.settings import VARIABLES
+from tasks.core.settings import CHECKOUT, VARIABLES
+from tests.core.test_notices import Webhook
 from tests.servers.components import missing
 from tests.ui.bed import Bed, prefect_bed
 
@@ -37,15 +39,46 @@ def databases(postgres: Address) -> Iterator[dict[str, Address]]:
 
 
 @pytest.fixture(scope="module")
-def variables(databases: dict[str, Address], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the worker and its flows see. A file's own `variables` adds to them."""
-    found = {**os.environ, "KG_HOME": str(tmp_path_factory.mktemp("home"))}
+def migrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project's migrations, for a test to add to."""
+    return Path(shutil.copytree(CHECKOUT / "sql" / "migrations", tmp_path_factory.mktemp("files") / "migrations"))
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[Webhook]:
+    """Where people are told."""
+    hook = Webhook()
+    yield hook
+    hook.server.shutdown()
+    hook.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def variables(
+    databases: dict[str, Address], migrations: Path, webhook: Webhook, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """What the worker and its flows see."""
+    found = {**os.environ, "KG_HOME": str(tmp_path_factory.mktemp("home")), "KG_MIGRATIONS": str(migrations)}
+    found["KG_NOTIFY_URLS"] = f"json://{webhook.address}/"
+    found["KG_ENVIRONMENTS"] = str(_quick(tmp_path_factory.mktemp("files") / "environments"))
     for environment, (url, password) in VARIABLES.items():
         address = databases[environment]
         assert address.password is not None
         found[url] = f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}"
         found[password] = address.password.get_secret_value()
     return found
+
+
+def _quick(folder: Path) -> Path:
+    """The real environments, but for how long a deploy watches; production has a window that is open."""
+    shutil.copytree(CHECKOUT / "deployments" / "environments", folder)
+    for file in folder.glob("*.toml"):
+        text, found = re.subn(r'(?m)^duration = "\w+"', 'duration = "PT1S"', file.read_text())
+        assert found == 1
+        file.write_text(text)
+    with (folder / "production.toml").open("a") as file:
+        file.write('\n[[windows]]\ncron = "0 * * * *"\nduration = "PT3H"\ntimezone = "Europe/Berlin"\n')
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +104,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A window in which nobody has chosen an interface: what the server shows by default."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.set_default_timeout(TIMEOUT_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     yield opened
     opened.close()
 
@@ -82,8 +116,18 @@ def dev(databases: dict[str, Address]) -> Iterator[Connection]:
         yield opened
 
 
-def screenshot(page: Page, name: str) -> None:
-    """For the README; only with KG_SCREENSHOTS=1, so that a test run leaves the checkout as it was."""
+@pytest.fixture(scope="module")
+def production(databases: dict[str, Address]) -> Iterator[Connection]:
+    with connect(databases["production"], purpose="test") as opened:
+        yield opened
+
+
+def screenshot(page: Page, part: Locator, name: str, *, height: int = 1400) -> None:
+    """A part of the page, for the README; only with KG_SCREENSHOTS=1, so that a test leaves the checkout as it was."""
     if os.environ.get("KG_SCREENSHOTS") == "1":
         SCREENSHOTS.mkdir(exist_ok=True)
-        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        usual = page.viewport_size
+        page.set_viewport_size({"width": 1280, "height": height})
+        part.screenshot(path=SCREENSHOTS / f"{name}.png", animations="disabled")
+        if usual:
+            page.set_viewport_size(usual)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.bed import Bed
 
@@ -40,3 +40,19 @@ def submit(bed: Bed, page: Page, deployment: str) -> str:
 
 def open_run(bed: Bed, page: Page, run: str) -> None:
     page.goto(f"{bed.url}/v2/runs/flow-run/{run}")
+
+
+def resume(page: Page) -> Locator:
+    """A paused run's menu -> Resume: its form."""
+    page.get_by_role("button", name="Open menu").first.click()
+    page.get_by_role("menuitem", name="Resume").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("Provide input to resume")).to_be_visible()
+    return dialog
+
+
+def open_artifact(bed: Bed, page: Page, run: str, key: str) -> None:
+    """What the run has left under that key."""
+    only = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}}
+    (found,) = bed.api("/artifacts/filter", only)
+    page.goto(f"{bed.url}/v2/artifacts/artifact/{found['id']}")

@@ -1,4 +1,7 @@
-"""A rollback started by a person in the Prefect UI: the form, what it does, and what it refuses."""
+"""A day at the Prefect UI that `kg up` serves: what people do there in a browser, proved on the databases.
+
+The tests go on from each other's state, in their order: one server, one worker, one browser.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from playwright.sync_api import Page, expect
 
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema.catalog import fingerprint, read_catalog
+from tests.core.test_notices import Webhook
 from tests.ui.bed import Bed
 from tests.ui.conftest import screenshot
 from tests.ui.forms import choose, custom_run, fill, open_run, submit
+
+pytestmark = pytest.mark.timeout(900)  # a busy machine takes several times as long
 
 OTHERS = "20260101T020000Z-0123abcd"
 
@@ -56,7 +62,7 @@ def test_a_rollback_from_the_form(bed: Bed, deployed: str, dev: Connection, page
     choose(page, "strategy", "revert")
     fill(page, "reason", "search answers with errors since the deploy")
     fill(page, "confirm", "dev")
-    screenshot(page, "rollback-form")
+    screenshot(page, page.get_by_role("main"), "rollback-form")
     run = submit(bed, page, "rollback/dev")
     assert bed.ended(run)["state"]["name"] == "Completed"
     open_run(bed, page, run)
@@ -65,3 +71,10 @@ def test_a_rollback_from_the_form(bed: Bed, deployed: str, dev: Connection, page
     assert dev.execute("SELECT to_regclass('code_embeddings')").fetchone() == (None,)
     said = dev.execute("SELECT detail -> 'rollback' ->> 'reason' FROM kg_ops.operation WHERE kind = 'rollback'")
     assert said.fetchone() == ("search answers with errors since the deploy",)
+
+
+def test_staging_is_deployed_and_the_scheduled_nightly_backs_it_up(bed: Bed, webhook: Webhook) -> None:
+    assert bed.ended(bed.start_run("deploy/staging"))["state"]["name"] == "Completed"
+    nightly = bed.ended(bed.run_now("backup/staging"))
+    assert (nightly["state"]["name"], nightly["auto_scheduled"]) == ("Completed", True)
+    assert "staging" in " ".join(each["title"] for each in webhook.received)
