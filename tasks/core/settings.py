@@ -286,9 +286,13 @@ def _read_file(path: Path) -> EnvironmentFile:
             return EnvironmentFile.model_validate(tomllib.load(stream))
     except FileNotFoundError as error:
         raise SettingsError(f"{path} does not exist", hint="each environment has a TOML file there") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{path}: {where}: {first['msg']}") from error
+        listed = where in ("windows", "freeze") and isinstance(first["input"], dict)
+        message = f"there may be several: write [[{where}]]" if listed else first["msg"]
+        raise SettingsError(f"{path}: {where}: {message}") from error

@@ -80,3 +80,22 @@ def test_a_daily_cost_is_an_amount(value: str) -> None:
 def test_an_api_s_address_holds_no_key(value: str) -> None:
     assert refused(OPENAI_BASE_URL=value).message == "OPENAI_BASE_URL is not an API's address"
     assert load_settings("dev", {"OPENAI_BASE_URL": "http://127.0.0.1:8080/v1"}).openai_base_url
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"# \xff\n", "dev.toml is not TOML"),
+        (b"[windows]\ncron = '0 2 * * *'\n", "write [[windows]]"),
+        (b"[freeze]\n", "write [[freeze]]"),
+        (b"[approvals]\nexpire = 'P999999999D'\n", "approvals.expire"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_one_line(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "dev.toml").write_bytes(content)
+    assert complaint in refused(KG_ENVIRONMENTS=str(tmp_path)).message
+
+
+def test_a_folder_in_the_file_s_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "dev.toml").mkdir()
+    assert "cannot be read" in refused(KG_ENVIRONMENTS=str(tmp_path)).message

@@ -210,6 +210,10 @@ def test_too_little_left_waits_for_the_next() -> None:
         ({"cron": "0 26 * * *"}, "Bad hour"),
         ({"rrule": "FREQ=SOMETIMES"}, "rrule"),
         ({"rrule": "FREQ=MINUTELY"}, "HOURLY"),
+        ({"rrule": "garbage"}, "is none; FREQ=WEEKLY"),
+        ({"rrule": "FREQ=DAILY;INTERVAL=0"}, "INTERVAL is 1 at least"),
+        ({"rrule": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"}, "never opens"),
+        ({"rrule": "DTSTART:99991231T000000\nFREQ=DAILY"}, "never opens"),
         ({}, "either cron or rrule"),
         ({"cron": "0 2 * * *", "rrule": "FREQ=DAILY"}, "either cron or rrule"),
         ({"cron": "0 2 * * *", "timezone": "Mars/Olympus"}, "not a time zone"),
@@ -224,6 +228,13 @@ def test_a_wrong_window_says_what_is_wrong(fields: dict[str, str], said: str) ->
 def test_a_freeze_ends_after_it_begins() -> None:
     with pytest.raises(ValidationError, match="ends after it begins"):
         frozen(date(2026, 12, 20), date(2026, 12, 20))
+
+
+@pytest.mark.parametrize(("begin", "zone"), [(2026, "America/New_York"), (1, "Asia/Tokyo")])
+def test_a_freeze_is_within_the_calendar(begin: int, zone: str) -> None:
+    fields = {"from": datetime(begin, 1, 1), "until": datetime(9999, 12, 31, 23), "timezone": zone}
+    with pytest.raises(ValidationError, match="within the calendar"):
+        Freeze.model_validate(fields)
 
 
 def test_three_times_the_rehearsal_until_three_deploys_are_known() -> None:

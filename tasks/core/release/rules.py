@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Self
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 # What an RRULE without a DTSTART counts from: with INTERVAL=2 it decides which week is meant. A Monday.
 RRULE_START = datetime(2024, 1, 1)  # wall time: the window's own time zone comes later
 LONGEST = timedelta(days=14)
+YEAR = timedelta(days=366)
 
 
 def _zone(name: str) -> str:
@@ -30,9 +32,15 @@ class ApprovalSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     required: int = Field(0, ge=0, le=5, description="How many people, none of them the one who started it")
-    expire: timedelta = Field(timedelta(days=1), gt=timedelta(0), description="A decision counts, and is waited for")
-    poll: timedelta = Field(timedelta(seconds=5), gt=timedelta(0), description="How often kg_ops is asked for one")
-    notice: timedelta = Field(timedelta(minutes=30), ge=timedelta(0), description="Heads-up before a window opens")
+    expire: timedelta = Field(
+        timedelta(days=1), gt=timedelta(0), le=YEAR, description="A decision counts, and is waited for"
+    )
+    poll: timedelta = Field(
+        timedelta(seconds=5), gt=timedelta(0), le=timedelta(hours=1), description="How often kg_ops is asked for one"
+    )
+    notice: timedelta = Field(
+        timedelta(minutes=30), ge=timedelta(0), le=YEAR, description="Heads-up before a window opens"
+    )
 
 
 class WindowRule(BaseModel):
@@ -57,12 +65,19 @@ class WindowRule(BaseModel):
             raise ValueError("a window has either cron or rrule")
         if self.cron and len(self.cron.split()) != 5:
             raise ValueError(f"cron {self.cron!r} has {len(self.cron.split())} fields, not five")
+        what = f"cron {self.cron!r}" if self.cron else f"rrule {self.rrule!r}"
         if any(word in self.rrule.upper() for word in ("SECONDLY", "MINUTELY", "TZID")):
             raise ValueError("rrule: HOURLY at the most often, and timezone says whose clocks")
+        if self.rrule and "FREQ=" not in self.rrule.upper():
+            raise ValueError(f"{what} is none; FREQ=WEEKLY;BYDAY=SU;BYHOUR=2;BYMINUTE=0 is one")
+        if re.search(r"INTERVAL=0*(?![0-9])", self.rrule.upper()):  # dateutil would look for its next time for ever
+            raise ValueError(f"{what}: INTERVAL is 1 at least")
         try:
-            next(self.wall_times(RRULE_START), None)
-        except (CronSimError, ValueError, TypeError) as error:
-            raise ValueError(f"{'cron' if self.cron else 'rrule'} {self.cron or self.rrule!r}: {error}") from error
+            opens = next(self.wall_times(RRULE_START), None)
+        except (CronSimError, ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"{what}: {error}") from error
+        if opens is None or opens.year == datetime.max.year:
+            raise ValueError(f"{what} never opens")
         return self
 
     def wall_times(self, after: datetime) -> Iterator[datetime]:
@@ -94,7 +109,11 @@ class Freeze(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.start >= self.end:
+        try:
+            ordered = self.start < self.end
+        except OverflowError as error:
+            raise ValueError("a freeze is within the calendar: until = 9999-12-31 is its last day") from error
+        if not ordered:
             raise ValueError("a freeze ends after it begins")
         return self
 
