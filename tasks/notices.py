@@ -31,7 +31,8 @@ def tell(environment: Environment, event: Event, text: str, **links: str) -> Non
         addressees = load_addressees(environment)
         channels = _channels(addressees, event)
         if channels:
-            send(compose(environment, event, text, {**links, "run": _run_page()}, os.environ), channels)
+            named = flow_run.flow_name or ""
+            send(compose(environment, event, text, {**links, "run": _run_page()}, os.environ, named), channels)
     except Exception as error:
         # Nothing that goes wrong with a message may reach the operation; its text could hold an address.
         log.warning("nobody was told that %s %s: %s", environment, event, type(error).__name__)

@@ -16,7 +16,8 @@ def confirm(what: str) -> None:
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise NotConfirmed(
-            f"{what} was not confirmed: nobody is at the terminal", hint="look at what it would do, then say --yes"
+            f"{what} was not confirmed: nobody is at the terminal",
+            hint="--yes confirms it; run in a terminal it is asked",
         )
     while True:
         sys.stderr.write(QUESTION)

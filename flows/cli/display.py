@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from flows.cli.options import Output
-from tasks.core.progress import Reporter, Silent, reporting
+from tasks.core.progress import Reporter, Silent, reporting, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -164,15 +164,6 @@ def amount(done: float, total: float | None, unit: str) -> str:
         return f"{size(done)} of {size(total)}" if total else size(done)
     counted = f"{done:,.0f} of {total:,.0f}" if total else f"{done:,.0f}"
     return f"{counted} {unit}".strip()
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows.cli.display import age, duration, moment, size
+from flows.cli.display import age, duration, moment
+from tasks.core.progress import size
 
 if TYPE_CHECKING:
     from tasks.core.documents import (

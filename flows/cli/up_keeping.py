@@ -66,6 +66,7 @@ def keep(state: UpState, server: OwnServer | None, environments: list[Environmen
         state.url = os.environ["PREFECT_API_URL"]
         state.save()
         say(f"kg up: {os.environ.get('PREFECT_UI_URL') or state.url}  (Ctrl-C waits for runs in progress, then stops)")
+        say(f"kg finds it by itself; prefect's own commands want: export PREFECT_API_URL={state.url}")
         _Keeper(client, state, server, runs).work()
     say("kg up: stopped")
 

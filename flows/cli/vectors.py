@@ -8,8 +8,9 @@ import typer
 
 from flows.cli import render
 from flows.cli.answer import answer
-from flows.cli.display import duration, size
+from flows.cli.display import duration
 from flows.cli.options import Apply, EnvironmentName, Json, Output, Verbose
+from tasks.core.progress import size
 
 if TYPE_CHECKING:
     from tasks.core.documents import ReindexDocument

@@ -103,6 +103,15 @@ def say(detail: str) -> None:
         current.say(detail)
 
 
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def note(text: str) -> None:
     """One line worth reading while the work goes on; it is logged as well, so that it reaches the flow run's log."""
     log.info("%s", text)

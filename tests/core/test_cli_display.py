@@ -13,11 +13,11 @@ import pytest
 
 from flows.cli import render
 from flows.cli.confirm import confirm
-from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, moment, showing, size
+from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, moment, showing
 from flows.cli.options import Output
 from tasks.core.documents import BackupDocument, CheckItem, PruneDocument, PruneItem, ReportDocument, SearchHit
 from tasks.core.errors import NotConfirmed
-from tasks.core.progress import note, reporting, track
+from tasks.core.progress import note, reporting, size, track
 from tests.terminal import on_a_terminal
 
 

@@ -139,7 +139,7 @@ def test_an_environment_chooses_its_events(webhook: Webhook, tell, tmp_path, mon
     monkeypatch.setenv("KG_ENVIRONMENTS", str(tmp_path))
     tell("dev", "started", "It begins.")
     tell("dev", "failed", "It ends.")
-    assert [each["title"] for each in webhook.received] == ["dev: FAILED"]
+    assert [each["title"] for each in webhook.received] == ["dev: the run FAILED"]
 
 
 def test_the_heartbeat_names_the_environment(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:

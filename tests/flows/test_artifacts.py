@@ -60,7 +60,7 @@ def test_a_day_is_told_and_shown(
     assert shown["Dump to the store"] == 100
     assert any(title.startswith("Read ") for title in shown), shown
     told = [each["title"] for each in webhook.received]
-    assert told == ["dev: started", "dev: succeeded", "dev: succeeded"]
+    assert told == ["dev: deploy started", "dev: deploy succeeded", "dev: backup succeeded"]
     assert f"backup: {made.id}" in webhook.received[-1]["message"]
     assert "/alive/dev" in webhook.paths
 
@@ -72,7 +72,11 @@ def test_a_day_is_told_and_shown(
     pages = temporary_settings({PREFECT_UI_URL: "http://ui.example", PREFECT_SERVER_UI_ENABLED: True})
     with pages, pytest.raises(RuntimeError):
         deploy()
-    assert [each["title"] for each in webhook.received[3:]] == ["dev: started", "dev: was rolled back", "dev: FAILED"]
+    assert [each["title"] for each in webhook.received[3:]] == [
+        "dev: deploy started",
+        "dev: was rolled back",
+        "dev: deploy FAILED",
+    ]
     report = artifact("deploy-dev")
     assert "| state | failed |" in report
     assert "| rolled back | [by " in report

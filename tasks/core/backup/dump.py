@@ -37,6 +37,7 @@ from tasks.core.errors import BackupError, ObjectExists
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe, target, vector_extension
 from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools, tools_for
+from tasks.core.progress import size as in_words
 from tasks.core.progress import track
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
@@ -190,7 +191,7 @@ def _finished(conn: Connection, crew: Crew[StoredObject], streams: Sequence[Stre
     with track("data", "Large tables to the store", total=_table_bytes(conn, labels), unit="bytes") as progress:
         data = tuple(crew.finish(progress.reach))
         plain, stored = sum(each.plain_bytes for each in data), sum(each.stored_bytes for each in data)
-        progress.say(f"{plain / 2**20:,.1f} MiB as {stored / 2**20:,.1f} MiB, {len(data)} streams")
+        progress.say(f"{in_words(plain)} as {in_words(stored)}, {len(data)} streams")
     return data
 
 
@@ -224,7 +225,7 @@ def _dump(
 
         with suppress(_PgDumpError):
             stored = making.packer.put_packed(DUMP, output(), size_hint=size)
-            progress.say(f"{stored.plain_bytes / 2**20:,.1f} MiB as {stored.stored_bytes / 2**20:,.1f} MiB")
+            progress.say(f"{in_words(stored.plain_bytes)} as {in_words(stored.stored_bytes)}")
         found = toc.contents()
     assert stored, "pg_dump's failure has been raised"
     return stored, found

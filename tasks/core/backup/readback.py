@@ -10,7 +10,7 @@ from tasks.core.backup.reading import check_stored, plain_chunks
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing
 from tasks.core.postgres.tools import Tools, tools_for
-from tasks.core.progress import Track, track
+from tasks.core.progress import Track, size, track
 from tasks.core.schema.report import CheckResult, Report, failed, ok
 from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
@@ -32,7 +32,7 @@ def read_back(store: Store, backup: Backup, tools: Tools, identity: SecretStr | 
             if wanted != manifest.dump:
                 _read_object(store, backup, wanted, identity, progress)
         entries = f", {found.toc.entries} entries" if found else ", encrypted"
-        progress.say(f"{manifest.plain_bytes / 2**20:,.1f} MiB unchanged{entries}")
+        progress.say(f"{size(manifest.plain_bytes)} unchanged{entries}")
     return found
 
 
@@ -89,7 +89,7 @@ def _verified(settings: Settings, store: Store, wanted: str) -> CheckResult:
         if found
         else ("the stored bytes are unchanged; encrypted, so its contents need KG_STORE_IDENTITY")
     )
-    sizes = f"{backup.stored_bytes / 2**20:,.1f} MiB stored, {backup.manifest.plain_bytes / 2**20:,.1f} MiB unpacked"
+    sizes = f"{size(backup.stored_bytes)} stored, {size(backup.manifest.plain_bytes)} unpacked"
     return ok(wanted, f"{sizes}, {inside}")
 
 

@@ -20,13 +20,14 @@ Event = Literal[
     "pruned",
 ]
 
+# {flow} is the flow that tells it.
 WORDS: dict[Event, str] = {
-    "started": "started",
-    "waiting-for-approval": "waits for an approval",
-    "scheduled": "is scheduled",
+    "started": "{flow} started",
+    "waiting-for-approval": "{flow} waits for an approval",
+    "scheduled": "{flow} is scheduled",
     "window-soon": "its window opens soon",
-    "succeeded": "succeeded",
-    "failed": "FAILED",
+    "succeeded": "{flow} succeeded",
+    "failed": "{flow} FAILED",
     "rolled-back": "was rolled back",
     "recovered": "was recovered after a crash",
     "backup-failed": "the backup FAILED",
@@ -37,6 +38,7 @@ WORDS: dict[Event, str] = {
 # Apprise's kinds, which channels show as a colour.
 BAD: frozenset[Event] = frozenset({"failed", "backup-failed", "proof-too-old"})
 WARNING: frozenset[Event] = frozenset({"rolled-back", "recovered", "waiting-for-approval"})
+GOOD: frozenset[Event] = frozenset({"succeeded"})
 
 
 class NotificationSettings(BaseModel):

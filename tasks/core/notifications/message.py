@@ -23,12 +23,21 @@ class Message:
 
 
 def compose(
-    environment: Environment, event: Event, text: str, links: Mapping[str, str], variables: Mapping[str, str]
+    environment: Environment,
+    event: Event,
+    text: str,
+    links: Mapping[str, str],
+    variables: Mapping[str, str],
+    flow: str = "",
 ) -> Message:
-    """The message, without any secret that `variables` hold. A link is a line `name: address`, an empty one is none."""
+    """The message of a run of `flow`, without any secret that `variables` hold.
+
+    A link is a line `name: address`, an empty one is none.
+    """
     plain = scrub(text.strip(), variables)
     if len(plain) > MOST_CHARACTERS:
         plain = plain[:MOST_CHARACTERS] + " ..."
     after = [f"{name.replace('_', ' ')}: {scrub(link, variables)}" for name, link in links.items() if link]
     body = "\n".join([plain, "", *after]) if after else plain
-    return Message(environment, event, f"{environment}: {WORDS[event]}", body)
+    title = WORDS[event].format(flow=flow or "the run")
+    return Message(environment, event, f"{environment}: {title}", body)

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 
-from tasks.core.notifications.events import BAD, WARNING
+from tasks.core.notifications.events import BAD, GOOD, WARNING
 from tasks.core.notifications.message import Message
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,9 @@ def apprise_channel(name: str, url: str) -> Channel | None:
         return None
 
     def deliver(message: Message) -> bool:
-        kind = NotifyType.FAILURE if message.event in BAD else NotifyType.SUCCESS
+        kind = NotifyType.SUCCESS if message.event in GOOD else NotifyType.INFO
         kind = NotifyType.WARNING if message.event in WARNING else kind
+        kind = NotifyType.FAILURE if message.event in BAD else kind
         return bool(service.notify(title=message.title, body=message.body, notify_type=kind))
 
     return Channel(name, deliver)
