@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from flows.cli.signals import SAME_SECONDS
 from flows.cli.up import say
-from flows.cli.up_registry import pause_pool, register
+from flows.cli.up_registry import pause_pool, register, worker_is_online
 from flows.cli.up_runs import Runs, Worker
 from flows.cli.up_state import UpState
 from tasks.core.errors import EngineFailed
@@ -65,8 +65,6 @@ def keep(state: UpState, server: OwnServer | None, environments: list[Environmen
             state.paused = False
         state.url = os.environ["PREFECT_API_URL"]
         state.save()
-        say(f"kg up: {os.environ.get('PREFECT_UI_URL') or state.url}  (Ctrl-C waits for runs in progress, then stops)")
-        say(f"kg finds it by itself; prefect's own commands want: export PREFECT_API_URL={state.url}")
         _Keeper(client, state, server, runs).work()
     say("kg up: stopped")
 
@@ -94,6 +92,11 @@ class _Keeper:
 
     def work(self) -> None:
         try:
+            while not (self._stops.count or worker_is_online(self._client)):
+                self._look()
+            say(f"kg up: {os.environ.get('PREFECT_UI_URL') or self._state.url}")
+            say("  Ctrl-C waits for runs in progress, then stops")
+            say(f"  kg finds it by itself; for prefect's own commands: export PREFECT_API_URL={self._state.url}")
             while not self._stops.count:
                 self._look()
             self._drain()

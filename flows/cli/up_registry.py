@@ -136,6 +136,11 @@ def make_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
         client.update_automation(found[0].id, kept)
 
 
+def worker_is_online(client: SyncPrefectClient) -> bool:
+    """Does a worker take the pool's runs?"""
+    return any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(POOL))
+
+
 def missing(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[str]:
     """What `kg up` would make or start, a line each; nothing where all is there."""
     try:
@@ -145,7 +150,7 @@ def missing(client: SyncPrefectClient, environments: list[Environment]) -> Itera
     else:
         if pool.is_paused:
             yield f"work pool {POOL}: paused; no run starts"
-        if not any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(POOL)):
+        if not worker_is_online(client):
             yield f"work pool {POOL}: no worker is online"
     there = {each.name: each for each in _deployments(client, environments)}
     for name, wanted in wanted_deployments(environments):
