@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.bed import Bed
@@ -12,6 +14,7 @@ def custom_run(bed: Bed, page: Page, flow: str, environment: str) -> None:
     page.goto(bed.url)
     page.get_by_role("link", name="Deployments").click()
     page.get_by_placeholder("Search deployments").fill(flow)
+    page.wait_for_url(f"**flowOrDeploymentName={flow}**")  # a search that is still to come would lead back here
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name=flow, exact=True))
     row.get_by_role("link", name=environment, exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
@@ -32,14 +35,28 @@ def fill(page: Page, name: str, text: str) -> None:
 def submit(bed: Bed, page: Page, deployment: str) -> str:
     """The id of the run that the form has started."""
     before = set(bed.runs(deployment))
-    page.get_by_role("button", name="Submit").click()
-    expect(page.get_by_role("button", name="Submit")).to_have_count(0)
+    button = page.get_by_role("button", name="Submit")
+    for _ in range(4):  # a click while the form is still being checked does nothing
+        button.click()
+        with suppress(AssertionError):
+            expect(button).to_have_count(0, timeout=15_000)
+            break
     (started,) = set(bed.runs(deployment)) - before
     return started
 
 
 def open_run(bed: Bed, page: Page, run: str) -> None:
     page.goto(f"{bed.url}/v2/runs/flow-run/{run}")
+
+
+def run_says(bed: Bed, page: Page, run: str, text: str) -> None:
+    """Its page shows `text`. That of an ended run asks for the log once, and its last lines come some time after."""
+    for _ in range(20):
+        open_run(bed, page, run)
+        with suppress(AssertionError):
+            expect(page.get_by_text(text).first).to_be_visible(timeout=3_000)
+            return
+    raise AssertionError(f"the run's page never said {text!r}")
 
 
 def resume(page: Page) -> Locator:

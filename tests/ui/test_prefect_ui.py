@@ -5,6 +5,8 @@ The tests go on from each other's state, in their order: one server, one worker,
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -13,7 +15,7 @@ from tasks.core.schema.catalog import fingerprint, read_catalog
 from tests.core.test_notices import Webhook
 from tests.ui.bed import Bed
 from tests.ui.conftest import screenshot
-from tests.ui.forms import choose, custom_run, fill, open_run, submit
+from tests.ui.forms import choose, custom_run, fill, open_artifact, open_run, resume, run_says, submit
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine takes several times as long
 
@@ -52,8 +54,7 @@ def test_what_the_form_refuses_touches_nothing(bed: Bed, deployed: str, dev: Con
         runs[message] = submit(bed, page, "rollback/dev")
     for message, run in runs.items():
         assert bed.ended(run)["state"]["name"] == "Failed"
-        open_run(bed, page, run)
-        expect(page.get_by_text(message).first).to_be_visible()
+        run_says(bed, page, run, message)
     assert state(dev) == before
 
 
@@ -78,3 +79,55 @@ def test_staging_is_deployed_and_the_scheduled_nightly_backs_it_up(bed: Bed, web
     nightly = bed.ended(bed.run_now("backup/staging"))
     assert (nightly["state"]["name"], nightly["auto_scheduled"]) == ("Completed", True)
     assert "staging" in " ".join(each["title"] for each in webhook.received)
+
+
+def test_production_waits_in_its_window_for_somebody_who_approves(
+    bed: Bed, page: Page, production: Connection, webhook: Webhook
+) -> None:
+    run = bed.start_run("deploy/production", started_by="Ada")
+    assert bed.reached(run, "PAUSED", "FAILED")["state"]["type"] == "PAUSED"
+    assert any("waits for 1 approval" in each["message"] for each in webhook.received)
+    assert production.execute("SELECT to_regclass('code_embeddings')").fetchone() == (None,)
+    open_run(bed, page, run)
+    form = resume(page)
+    expect(form.get_by_text("predicted duration", exact=True)).to_be_visible()
+    choose(page, "Decision", "approve")
+    form.get_by_role("textbox", name="Name").fill("Grace")
+    form.get_by_role("textbox", name="Note").fill("seen on staging")
+    screenshot(page, form, "approval-form", height=2600)
+    form.get_by_role("button", name="Resume").click()
+    expect(form).to_have_count(0)
+    assert bed.ended(run)["state"]["name"] == "Completed"
+    entry = production.execute("SELECT state, release::text FROM kg_ops.ledger").fetchone()
+    assert entry
+    assert (entry[0], "Grace" in entry[1]) == ("applied", True)
+    assert production.execute("SELECT name, decision, note FROM kg_ops.approvals").fetchall() == [
+        ("Grace", "approve", "seen on staging")
+    ]
+    open_artifact(bed, page, run, "deploy-production")
+    expect(page.get_by_role("heading", name="Deploy of production")).to_be_visible()
+    screenshot(page, page.get_by_role("main"), "deploy-report")
+
+
+def test_a_deploy_whose_verification_fails_goes_back_and_says_so(
+    bed: Bed, page: Page, dev: Connection, migrations: Path, webhook: Webhook
+) -> None:
+    """Applied, but in dev's own schema not what the migrations make elsewhere."""
+    before = fingerprint(read_catalog(dev, "public"))
+    there = "current_schema() = 'public' AND current_database() = 'test_ui_dev'"
+    (migrations / "002_lose_index.up.sql").write_text(
+        "ALTER TABLE code_patterns ADD COLUMN reviewed boolean;\n"
+        f"DO $$ BEGIN IF {there} THEN DROP INDEX code_patterns_language_idx; END IF; END $$;\n"
+    )
+    (migrations / "002_lose_index.down.sql").write_text(
+        "ALTER TABLE code_patterns DROP COLUMN reviewed;\n"
+        "CREATE INDEX IF NOT EXISTS code_patterns_language_idx ON code_patterns (language);\n"
+    )
+    run = bed.start_run("deploy/dev")
+    assert bed.ended(run)["state"]["name"] == "Failed"
+    assert fingerprint(read_catalog(dev, "public")) == before
+    assert any("rolled back" in each["title"] for each in webhook.received)
+    open_run(bed, page, run)
+    page.get_by_role("tab", name="Subflow Runs").click()
+    page.get_by_role("link", name="rollback dev auto").click()
+    expect(page.get_by_text("Completed").first).to_be_visible()
