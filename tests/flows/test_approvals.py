@@ -20,6 +20,7 @@ from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
 from tasks.core.schema import ledger
 from tasks.core.settings import CHECKOUT, Settings
+from tests.processes import until
 from tests.terminal import kg
 
 LEAN = {"backup = true": "backup = false", "drill = true": "drill = false"}
@@ -77,8 +78,8 @@ def asked(settings: Settings, after: str = "") -> Waiting:
     """The plan that waits, other than `after`, as soon as its run is paused."""
     from prefect.client.orchestration import get_client
 
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         found = [each for each in approvals.waiting(settings) if each.hash != after and each.flow_run]
         if found:
             with get_client(sync_client=True) as client:
@@ -151,6 +152,8 @@ def test_two_approvers_by_form_and_terminal_and_not_the_starter(
     def approve() -> None:
         fill_in(asked(dev), "approve", "ada lovelace")
         fill_in(asked(dev), "approve", "Grace Hopper")
+        # The run writes down what its form was filled with, in its own time.
+        until(lambda: asked(dev).approved_by == ("Grace Hopper",), seconds=60)
         waits = kg("approvals", "dev", **terminal)
         himself = kg("approve", "dev", "--name", "Ada Lovelace", "--yes", **terminal)
         other = kg("approve", "dev", "--name", "Barbara Liskov", "--yes", **terminal)

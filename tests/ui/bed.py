@@ -31,7 +31,7 @@ class Bed:
 
     def api(self, path: str, body: object = None, method: str = "POST") -> Any:
         """One call of the server's API: POST of `body`, or what `method` says."""
-        answer = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=30)
+        answer = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=120)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
