@@ -8,8 +8,8 @@ from prefect import flow
 
 from flows.guard import own_environment
 from tasks.core.documents import ReindexDocument
+from tasks.core.documents.reindex import TunedItem
 from tasks.core.operations.operation import operation
-from tasks.core.reindex_document import TunedItem
 from tasks.core.settings import Environment, load_settings
 from tasks.core.vectors.choice import choose
 from tasks.recovery import close_earlier, settle_earlier

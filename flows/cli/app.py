@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import application, backups, database, release, status, up, vectors
+from flows.cli import application, backups, database, release, status, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
+from flows.cli.up.verb import up
 
 _LOOK = "Look: nothing is changed, and no flow engine is started"
 _CHANGE = "Change the database"
@@ -49,7 +50,7 @@ for panel, name, verb in (
     (_KEEP, "restore-drill", backups.restore_drill),
     (_KEEP, "prune", backups.prune),
     (_FILL, "index", application.index),
-    (_RUN, "up", up.up),
+    (_RUN, "up", up),
 ):
     app.command(name, help=_paragraphs(verb.__doc__), rich_help_panel=panel)(verb)
 

@@ -31,7 +31,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from flows.cli.up_state import prefect_home, running_url
+from flows.cli.up.state import prefect_home, running_url
 from tasks.core.errors import EngineFailed
 from tasks.core.progress import track
 

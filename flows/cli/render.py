@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         RollbackDocument,
         SearchHit,
     )
-    from tasks.core.plan_documents import PlannedMigration
+    from tasks.core.documents.plan import PlannedMigration
 
 _MARKS = {"ok": "✓", "failed": "✗", "skipped": "-", "note": "!"}
 _COMMENT = re.compile(r"^(?:[rub]*[\"']+|[#/*!;<-]+|\s)+", re.IGNORECASE)  # what stands before its first word

@@ -13,7 +13,7 @@ from flows.cli.display import age, duration
 from flows.cli.options import Json, Output, Verbose
 
 if TYPE_CHECKING:
-    from tasks.core.status_document import EnvironmentStatus, StatusDocument
+    from tasks.core.documents.status import EnvironmentStatus, StatusDocument
 
 AnyEnvironment = Annotated[
     str | None, typer.Argument(metavar="[ENVIRONMENT]", help="Default: all of them.", show_default=False)

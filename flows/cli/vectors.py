@@ -14,7 +14,7 @@ from tasks.core.progress import size
 
 if TYPE_CHECKING:
     from tasks.core.documents import ReindexDocument
-    from tasks.core.reindex_document import IndexAdvice, IndexRebuild
+    from tasks.core.documents.reindex import IndexAdvice, IndexRebuild
 
 Advise = Annotated[bool, typer.Option("--advise", help="Advice only, which is what happens without --apply too.")]
 IndexName = Annotated[

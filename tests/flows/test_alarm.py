@@ -15,8 +15,8 @@ def test_a_dead_worker_has_an_alarm(engine: None, webhook: Webhook, monkeypatch:
     from prefect.blocks.core import Block
     from prefect.client.orchestration import get_client
 
-    from flows.cli.up_alarm import save_addresses, worker_alarm
-    from flows.cli.up_registry import POOL, make_automation, make_pool
+    from flows.cli.up.alarm import save_addresses, worker_alarm
+    from flows.cli.up.registry import POOL, make_automation, make_pool
 
     with get_client(sync_client=True) as client:
         make_pool(client)

@@ -193,7 +193,7 @@ def assert_as_before(conn: Connection) -> None:
 
 
 def flow_process(up: Up, run: UUID) -> int:
-    from flows.cli.up_runs import run_of
+    from flows.cli.up.runs import run_of
 
     (found,) = {pid for pid in up.pids("prefect") if run_of(pid) == str(run)}
     return found
@@ -211,7 +211,7 @@ def test_nothing_is_missing_and_the_scheduler_makes_the_runs(up: Up, client: Any
 
 
 def test_a_schedule_that_was_switched_off_stays_off(up: Up, client: Any) -> None:
-    from flows.cli.up_registry import register
+    from flows.cli.up.registry import register
 
     found = client.read_deployment_by_name("restore-drill/dev")
     client.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
@@ -255,7 +255,7 @@ def test_worker_and_flow_killed_together_are_recovered(
     before = len(runs(client, "recover/dev"))
     run = deploying()
     time.sleep(2)  # `kg up` looks every second
-    for pid in (*up.pids("flows.cli.up_worker"), flow_process(up, run)):
+    for pid in (*up.pids("flows.cli.up.worker"), flow_process(up, run)):
         os.kill(pid, signal.SIGKILL)
     assert ends(client, run, seconds=20).name == "Crashed"
     up.says("another one is started")

@@ -13,6 +13,13 @@ from sql import query
 from tasks.core.backup.contents import identity_of
 from tasks.core.backup.library import backups
 from tasks.core.backup.manifest import Backup
+from tasks.core.documents.status import (
+    EnvironmentStatus,
+    ProvedBackup,
+    RunningItem,
+    StatusDocument,
+    WaitingItem,
+)
 from tasks.core.errors import ConnectionFailed, OpsError, SettingsError
 from tasks.core.operations import journal
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
@@ -21,13 +28,6 @@ from tasks.core.release.windows import has_windows, next_window
 from tasks.core.schema import ledger
 from tasks.core.schema.migrations import load_migrations
 from tasks.core.settings import Environment, Settings, load_settings
-from tasks.core.status_document import (
-    EnvironmentStatus,
-    ProvedBackup,
-    RunningItem,
-    StatusDocument,
-    WaitingItem,
-)
 from tasks.core.store.base import open_store
 
 _NOBODY = UUID(int=0)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from tasks.core.backup_documents import BackupDocument, DrillDocument, PruneDocument, PruneItem
-from tasks.core.document_base import CheckItem, Document, Part, attach, attached, to_json
-from tasks.core.plan_documents import PlanDocument
-from tasks.core.reindex_document import ReindexDocument
+from tasks.core.documents.backups import BackupDocument, DrillDocument, PruneDocument, PruneItem
+from tasks.core.documents.base import CheckItem, Document, Part, attach, attached, to_json
+from tasks.core.documents.plan import PlanDocument
+from tasks.core.documents.reindex import ReindexDocument
+from tasks.core.documents.status import StatusDocument
 from tasks.core.settings import Environment
-from tasks.core.status_document import StatusDocument
 
 if TYPE_CHECKING:
     from tasks.core.application.index import IndexResult

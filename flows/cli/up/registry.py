@@ -20,7 +20,7 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound, PrefectException
 
-from flows.cli.up_alarm import save_addresses, worker_alarm
+from flows.cli.up.alarm import save_addresses, worker_alarm
 from flows.guard import TAG
 from tasks.core.errors import EngineFailed
 from tasks.core.settings import CHECKOUT, Environment

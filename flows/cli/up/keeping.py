@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from flows.cli.signals import SAME_SECONDS
-from flows.cli.up import say
-from flows.cli.up_registry import pause_pool, register, worker_is_online
-from flows.cli.up_runs import Runs, Worker
-from flows.cli.up_state import UpState
+from flows.cli.up.registry import pause_pool, register, worker_is_online
+from flows.cli.up.runs import Runs, Worker
+from flows.cli.up.state import UpState
+from flows.cli.up.verb import say
 from tasks.core.errors import EngineFailed
 from tasks.core.progress import track
 

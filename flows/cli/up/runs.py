@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.cli.up_registry import POOL
-from flows.cli.up_state import UpState
-from flows.cli.up_worker import GRACE_SECONDS, children, end_processes, is_alive
+from flows.cli.up.registry import POOL
+from flows.cli.up.state import UpState
+from flows.cli.up.worker import GRACE_SECONDS, children, end_processes, is_alive
 from flows.guard import TAG
 
 REPORT_SECONDS = 15.0  # the worker says itself that a flow's process has died; after so long we do
@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, state: UpState) -> None:
         self._log = (state.folder / "worker.log").open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.cli.up_worker", POOL],
+            [sys.executable, "-P", "-m", "flows.cli.up.worker", POOL],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,

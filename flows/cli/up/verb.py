@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Annotated, get_args
 import typer
 
 from flows.cli.options import Output, Verbose
-from flows.cli.up_state import UpState, claimed
+from flows.cli.up.state import UpState, claimed
 
 if TYPE_CHECKING:
     from flows.cli.engine import OwnServer
@@ -44,7 +44,7 @@ def up(check: CheckOnly = False, host: Host = "127.0.0.1", port: Port = 4200, ve
         else:
             guard_address(host)
             with claimed() as state, serving(state, host, port) as server:
-                from flows.cli.up_keeping import keep
+                from flows.cli.up.keeping import keep
 
                 keep(state, server, configured())
         return ()
@@ -147,7 +147,7 @@ def configured() -> list[Environment]:
 def say_what_is_missing() -> None:
     """Print it, a line each, and raise EngineFailed; or say that nothing is."""
     from flows.cli.engine import probe
-    from flows.cli.up_state import running_url
+    from flows.cli.up.state import running_url
     from tasks.core.errors import EngineFailed
 
     url = os.environ.get("PREFECT_API_URL") or running_url()
@@ -158,7 +158,7 @@ def say_what_is_missing() -> None:
     environments = configured()
     from prefect.client.orchestration import get_client
 
-    from flows.cli.up_registry import missing
+    from flows.cli.up.registry import missing
 
     with get_client(sync_client=True) as client:
         found = list(missing(client, environments))

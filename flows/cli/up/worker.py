@@ -1,4 +1,4 @@
-"""The worker of `kg up`: `python -P -m flows.cli.up_worker POOL`, a process worker in a session of its own.
+"""The worker of `kg up`: `python -P -m flows.cli.up.worker POOL`, a process worker in a session of its own.
 
 Prefect's worker that is terminated leaves its flows' processes to themselves. This one ends them first: in order at
 SIGTERM, at once when its standard input closes, which the kernel sees to however `kg up` ends.

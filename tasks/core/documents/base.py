@@ -1,4 +1,4 @@
-"""What all documents of `documents.py` have in common, and how they are printed and carried."""
+"""What all documents of this package have in common, and how they are printed and carried."""
 
 from __future__ import annotations
 

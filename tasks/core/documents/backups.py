@@ -1,4 +1,4 @@
-"""The `--json` documents of the verbs around backups; documents.py says what holds for all."""
+"""The `--json` documents of the verbs around backups; the package says what holds for all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from tasks.core.document_base import Document, Part
+from tasks.core.documents.base import Document, Part
 from tasks.core.settings import Environment
 
 if TYPE_CHECKING:

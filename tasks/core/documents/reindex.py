@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from tasks.core.document_base import CheckItem, Document, Part
+from tasks.core.documents.base import CheckItem, Document, Part
 from tasks.core.settings import Environment
 
 if TYPE_CHECKING:

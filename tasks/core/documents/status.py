@@ -1,4 +1,4 @@
-"""The `--json` document of `kg status`; documents.py says what holds for all."""
+"""The `--json` document of `kg status`; the package says what holds for all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.core.document_base import Document, Part
+from tasks.core.documents.base import Document, Part
 from tasks.core.settings import Environment
 
 Standing = Literal["safe", "not-safe", "nothing-yet", "not-configured", "unreachable"]
