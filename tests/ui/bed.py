@@ -30,8 +30,12 @@ class Bed:
     folder: Path
 
     def api(self, path: str, body: object = None, method: str = "POST") -> Any:
-        """One call of the server's API: POST of `body`, or what `method` says."""
-        answer = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=120)
+        """One call of the server's API: POST of `body`, or what `method` says. A busy SQLite answers 503, as to all."""
+        for _ in range(5):
+            answer = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=120)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(2)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
