@@ -75,7 +75,8 @@ class Deployment:
         """How this deploy was let in, for the ledger; None where nobody was asked and nothing overridden."""
         if self.stored is None and not self.override:
             return None
-        detail: dict[str, Any] = {"plan": self.plan.hash, "started_by": self.started_by}
+        starter = self.stored.started_by if self.stored else self.started_by  # who takes up a plan is not its starter
+        detail: dict[str, Any] = {"plan": self.plan.hash, "started_by": starter}
         if self.stored:
             detail["approved"] = [
                 {"name": each.name, "note": each.note, "at": each.decided_at.isoformat()}

@@ -12,7 +12,7 @@ from tasks.backups import make_backup, prove_and_rehearse
 from tasks.core.errors import Refused, UsageError
 from tasks.core.progress import note
 from tasks.core.release import approvals
-from tasks.core.settings import Settings
+from tasks.core.settings import Settings, load_settings
 from tasks.database import plan_deploy, read_fingerprint
 from tasks.release import release_plan, still_proved, store_plan
 
@@ -43,9 +43,11 @@ def await_release(run: Deployment, terminate_idle_blockers: bool) -> Literal["re
         with run.step("Approval"):
             run.stored = await_approval(run.settings, stored.id)
     while True:
+        run.settings = load_settings(run.environment)  # people may take a day: a freeze written meanwhile counts
+        run.opening = None
         if run.wants_window:
             with run.step("Window"):
-                run.opening = await_window(run.settings, stored, terminate_idle_blockers)
+                run.opening = await_window(run.environment, stored, terminate_idle_blockers)
             if run.opening is None:
                 run.stored = approvals.look(run.settings, stored.id)
                 return "scheduled"

@@ -23,7 +23,7 @@ from tasks.core.progress import note
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
 from tasks.core.release.windows import Opening, next_window
-from tasks.core.settings import Settings
+from tasks.core.settings import Environment, Settings, load_settings
 from tasks.notices import tell
 from tasks.release import heads_up, schedule_deploy
 
@@ -140,13 +140,15 @@ def _resume(run: str) -> None:
         client.resume_flow_run(UUID(run), run_input={"decision": "reject", "name": ROWS, "note": ""})
 
 
-def await_window(settings: Settings, plan: Waiting, terminate_idle_blockers: bool) -> Opening | None:
+def await_window(environment: Environment, plan: Waiting, terminate_idle_blockers: bool) -> Opening | None:
     """Return the opening that is open now and long enough; one that opens within `notice` is waited for here. None:
     the deploy is scheduled for a later one. Raises Refused where nothing could run it then.
+
+    The settings are read at each look: windows and freezes may be written anew while it waits.
     """
     needed = plan.predicted_seconds
     while True:
-        now = datetime.now(UTC)
+        settings, now = load_settings(environment), datetime.now(UTC)
         opening = find_window(settings, plan, now)
         if opening.is_open(now):
             return opening
@@ -154,9 +156,9 @@ def await_window(settings: Settings, plan: Waiting, terminate_idle_blockers: boo
             _schedule(settings, plan, opening, terminate_idle_blockers)
             return None
         approvals.schedule(settings, plan.id, opening.start, opening.end)
-        note(f"{settings.environment} is changed in the window {opening} (about {needed:.0f} s): waiting for it")
+        note(f"{environment} is changed in the window {opening} (about {needed:.0f} s): waiting for it")
         tell(
-            settings.environment,
+            environment,
             "window-soon",
             f"The window {opening} opens soon: a deploy waits for it, and is predicted to take {needed:.0f} s.",
             plan=plan.hash,

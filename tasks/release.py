@@ -78,7 +78,7 @@ def store_plan(
         prediction=prediction,
         opening=next_window(settings, now, prediction.duration) if has_windows(settings) else None,
         override=override,
-        started_by=started_by,
+        started_by=started_by or approvals.NOBODY,
     )
     stored = approvals.store(
         held.conn,

@@ -159,3 +159,41 @@ def test_no_statement_runs_past_the_windows_end(conn: Connection, settings: Sett
     assert recorded == []
     assert datetime.now(UTC) - until < timedelta(seconds=0.5)
     assert bounded(database, None) is database
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "GRACE  hopper",
+        "Grace\u200b Hopper",
+        "\ufeffGrace Hopper",
+        "Grace Hopper\u2060",
+        "Ｇrace Hopper",
+        "Grace\u3164 Hopper",
+    ],
+)
+def test_a_name_that_looks_the_same_is_the_same_person(conn: Connection, settings: Settings, other: str) -> None:
+    plan = stored(conn, wanting(settings, 2))
+    approvals.decide(settings, plan.id, "approve", "Grace Hopper")
+    decided = approvals.decide(settings, plan.id, "approve", other)
+    assert (decided.state, decided.approved_by) == ("waiting", ("Grace Hopper",))
+
+
+def test_accents_may_be_composed_or_not(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 2))
+    approvals.decide(settings, plan.id, "approve", "Ren\u00e9")
+    assert approvals.decide(settings, plan.id, "approve", "Rene\u0301").approved_by == ("Ren\u00e9",)
+
+
+def test_the_starter_does_not_hide_behind_an_invisible_sign(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 1))
+    with pytest.raises(Refused, match="does not count as its approver"):
+        approvals.decide(settings, plan.id, "approve", "Ada\u200d Lovelace")
+    with pytest.raises(UsageError, match="wants a name"):
+        approvals.decide(settings, plan.id, "approve", "\u200b\u3164")
+
+
+def test_a_note_keeps_what_can_be_kept(conn: Connection, settings: Settings) -> None:
+    plan = stored(conn, wanting(settings, 2))
+    decided = approvals.decide(settings, plan.id, "approve", "Grace", "read\x00 it\x1b[2J\nall")
+    assert decided.decisions[0].note == "read it[2J\nall"

@@ -5,6 +5,8 @@ A decision is a row in kg_ops.approvals, whichever way it came: the form of the 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,11 @@ from tasks.core.settings import Environment, Settings
 Choice = Literal["approve", "reject"]
 State = Literal["waiting", "approved", "scheduled", "released", "rejected", "expired", "superseded", "abandoned"]
 OPEN: tuple[State, ...] = ("waiting", "approved", "scheduled")
+NOBODY = "nobody named"  # who started a deploy that nobody is asked about, from a form that was left empty
+# What is drawn as nothing and is no control or format character: fillers, variation selectors, an empty pattern.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def store(
         "id": made,
         "environment": settings.environment,
         "hash": plan.hash,
-        "started_by": proper_name(started_by),
+        "started_by": proper_name(started_by or NOBODY),
         "required": settings.approvals.required,
         "flow_run": flow_run,
         "backup": backup,
@@ -140,7 +147,9 @@ def decide(settings: Settings, plan: UUID, choice: Choice, name: str, note: str 
         if before and before.decision == choice:
             return found
         _refuse(found, choice, name, before)
-        conn.execute(query("record_decision"), {"plan": plan, "decision": choice, "name": name, "note": note.strip()})
+        conn.execute(
+            query("record_decision"), {"plan": plan, "decision": choice, "name": name, "note": _readable(note)}
+        )
         decided = _now(conn, plan)
         if choice == "reject":
             _move(conn, plan, "rejected")
@@ -191,14 +200,25 @@ def last_rehearsal(settings: Settings, plan: DeployPlan) -> tuple[str, ...]:
 
 def proper_name(name: str) -> str:
     """As it is kept. Raises UsageError for an empty one."""
-    found = " ".join(name.split())
+    found = " ".join(_INVISIBLE.sub("", _readable(name)).split())
     if not found or len(found) > 200:
         raise UsageError("a decision wants a name", hint="--name, or the form's field")
     return found
 
 
 def same_name(one: str, other: str) -> bool:
-    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
+    """Do people read the same? Case, width, composition and what is invisible make no other person."""
+    return _alike(one) == _alike(other)
+
+
+def _alike(name: str) -> str:
+    return " ".join(_INVISIBLE.sub("", _readable(unicodedata.normalize("NFKC", name))).casefold().split())
+
+
+def _readable(text: str) -> str:
+    """Without what a terminal obeys, what turns the direction of reading, and what PostgreSQL keeps in no text."""
+    kept = (each for each in text if each in "\n\t" or unicodedata.category(each)[0] != "C")
+    return unicodedata.normalize("NFC", "".join(kept)).strip()
 
 
 def _move(conn: Connection, plan: UUID, state: State) -> None:
