@@ -249,37 +249,6 @@ def test_two_writers_of_one_key_leave_one_whole_object(store: Store) -> None:
     assert content(store, KEY) in bodies
 
 
-# What only a folder has
-
-
-def test_a_killed_upload_to_a_folder_is_unlisted_and_swept(tmp_path: Path) -> None:
-    store = FileStore(tmp_path)
-    store.put(KEY, [b"whole"])
-    leftover = (tmp_path / KEY).parent / f".manifest.json.{uuid4().hex}.part"
-    leftover.write_bytes(b"half")
-    assert [entry.key for entry in store.list("")] == [KEY]
-    assert list(store.unfinished("dev/", datetime.now(UTC) - timedelta(days=1))) == []
-    [name] = store.unfinished("dev/", far_future())
-    store.discard(name)
-    assert not leftover.exists()
-    assert (tmp_path / KEY).exists()
-
-
-def test_a_folder_is_closed_to_others_and_emptied_behind_us(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
-    store.put(KEY, [b"x"])
-    assert (tmp_path / "store" / KEY).stat().st_mode & 0o077 == 0
-    assert (tmp_path / "store" / "dev").stat().st_mode & 0o077 == 0
-    store.delete(KEY)
-    assert list((tmp_path / "store").iterdir()) == []
-
-
-def test_a_file_in_the_way_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "store").write_text("no folder")
-    with pytest.raises(StoreError, match="could not write probe/"):
-        probe(FileStore(tmp_path / "store"))
-
-
 # What only S3 has
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +22,7 @@ from tasks.core.errors import ObjectExists, ObjectMissing, StoreError
 from tasks.core.progress import note
 from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check_prefix
 
+_ATTEMPTS = 50
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 
 
@@ -42,8 +45,7 @@ class FileStore:
         tally = Tally()
         doing = f"write {key} to {self.url}"
         with _errors(doing):
-            self._make_folder(final.parent)
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            handle = self._begin(temporary)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 for chunk in chunks:
@@ -134,12 +136,25 @@ class FileStore:
             found += [Path(folder, name) for name in names]
         return found
 
+    def _begin(self, temporary: Path) -> int:
+        """The new file, open. Who leaves a folder empty removes it, and may be about to: then it is made again."""
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                self._make_folder(temporary.parent)
+                return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileNotFoundError:
+                if not left:
+                    raise
+                time.sleep(random.uniform(0, 0.01))  # noqa: S311 - so that two do not keep step
+        raise AssertionError("the last attempt returns or raises")
+
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
         if folder.parent != folder:
             self._make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):  # where it is a file, the next step says so
+            folder.mkdir(mode=0o700)
         _flush_folder(folder.parent)
 
     def _remove_empty_folders(self, folder: Path) -> None:
