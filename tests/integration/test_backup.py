@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -17,6 +18,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Identifier, Literal
 from pydantic import SecretStr
 
+from tasks.core.backup import dump
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import find
 from tasks.core.backup.manifest import DUMP, GLOBALS, MANIFEST
@@ -32,6 +34,7 @@ from tasks.core.postgres.tools import tools_for
 from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
 from tests.integration.graphs import ROWS, deploy_graph, files, with_section
+from tests.processes import until
 
 SECOND = timedelta(seconds=1)
 
@@ -201,6 +204,32 @@ def test_tables_that_come_and_go_do_not_confuse_the_snapshot(settings: Settings,
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_drop_that_waits_for_us_does_not_hold_up_pg_dump(
+    settings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for our lock, pg_dump's waits behind it, and we for pg_dump: the server sees no deadlock in that."""
+    conn.execute("CREATE TABLE fleeting (id int)")
+    plain, threads = dump.dump_argv, list[threading.Thread]()
+
+    def drop() -> None:
+        assert settings.address
+        with connect(settings.address, purpose="drop") as other:
+            other.execute("DROP TABLE fleeting")
+
+    def argv(*words: Any) -> list[str | Path]:
+        if not threads:
+            threads.append(threading.Thread(target=drop))
+            threads[0].start()
+            until(lambda: conn.execute("SELECT FROM pg_locks WHERE NOT granted").fetchone() is not None, seconds=10)
+        return plain(*words)
+
+    monkeypatch.setattr(dump, "dump_argv", argv)
+    backup = back_up(with_section(settings, "database", lock_timeout=timedelta(seconds=1)))
+    threads[0].join()
+    assert backup.manifest.tables == {}, "as it is without the table"
+    assert {Path(name).parts[1] for name in files(settings)} == {backup.id}, "and nothing of the first attempt"
 
 
 # Who may

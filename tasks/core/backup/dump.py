@@ -33,12 +33,12 @@ from tasks.core.backup.packing import Packer
 from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
 from tasks.core.backup.streams import Stream, check_counts, planned, streaming
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import BackupError, ObjectExists
+from tasks.core.errors import BackupError, CommandFailed, ObjectExists
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe, target, vector_extension
 from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools, tools_for
+from tasks.core.progress import note, track
 from tasks.core.progress import size as in_words
-from tasks.core.progress import track
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.expected import expected_catalogs
@@ -47,6 +47,8 @@ from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
 
 CHUNK = 1 << 20  # bytes read from pg_dump at once, at most
+LOCK_ATTEMPTS = 3
+_LOCK_CAME_LATE = "canceling statement due to statement timeout"  # pg_dump limits no other statement than its LOCK
 TEXT_GROWTH = 3  # a vector as text is three times as long as on disk
 
 
@@ -75,7 +77,24 @@ def back_up(settings: Settings, *, operation: str | None = None) -> Backup:
 
     Whatever is raised (PrivilegeMissing, DatabaseError, BackupError, CommandFailed, StoreError, Ctrl-C), no manifest
     and no object of this backup stays behind. kill -9 leaves objects without a manifest, which prune sweeps.
+
+    Who would drop or alter a table waits for our lock, pg_dump waits behind him, and we for pg_dump. After lock_timeout
+    everything is let go, so that he gets through, and is begun again; after the third time it is a BackupError.
     """
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            return _back_up(settings, operation)
+        except CommandFailed as error:
+            if _LOCK_CAME_LATE not in str(error):
+                raise
+            note("somebody wants to change a table that is being backed up: he goes first, and it is begun again")
+    raise BackupError(
+        f"pg_dump did not get its locks in {LOCK_ATTEMPTS} attempts: others drop or alter tables all the time",
+        hint="run it in a quieter moment, or raise database.lock_timeout; pg_stat_activity shows who it is",
+    )
+
+
+def _back_up(settings: Settings, operation: str | None) -> Backup:
     store = open_store(settings)
     address = target(settings)
     database, longest = settings.database, settings.backup.dump_timeout
