@@ -72,7 +72,7 @@ class BackupSettings(_Section):
         "binary", description="binary: rows of large vector tables by COPY BINARY; portable: everything through pg_dump"
     )
     binary_from_mb: int = Field(16, ge=0, description="A table with vectors of at least this size counts as large")
-    compression_level: int = Field(1, ge=1, le=19, description="zstd level")
+    compression_level: int = Field(1, ge=1, le=19, description="zstd level, raised to 3 for a slow store")
     max_backup_age: timedelta = Field(timedelta(days=1), description="A migration wants a backup at most this old")
     max_proof_age: timedelta = Field(timedelta(days=7), description="check fails when the newest proof is older")
     dump_timeout: timedelta = Field(timedelta(hours=6), description="pg_dump's and the snapshot's longest life")

@@ -29,6 +29,7 @@ from tasks.core.backup.manifest import (
     ToolFacts,
     new_id,
 )
+from tasks.core.backup.pace import Pace
 from tasks.core.backup.packing import Packer
 from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
 from tasks.core.backup.streams import Stream, check_counts, planned, streaming
@@ -104,8 +105,8 @@ def _back_up(settings: Settings, operation: str | None) -> Backup:
         schemas = dumped_schemas(conn, database)
         with held_snapshot(conn, schemas, lock_timeout=database.lock_timeout, longest=longest) as snapshot:
             id_ = new_id(snapshot.created)
-            folder, level = f"{settings.environment}/{id_}", settings.backup.compression_level
-            packer = Packer(store, folder, level, settings.store_key)
+            folder, pace = f"{settings.environment}/{id_}", Pace(settings.backup.compression_level)
+            packer = Packer(store, folder, pace, settings.store_key)
             making = _Making(settings, packer, conn, address, tools, schemas, ours, snapshot, id_)
             with _undone_on_failure(packer):
                 manifest = _make(making, operation or "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tasks.core.backup.encryption import encrypted
 from tasks.core.backup.manifest import StoredObject
+from tasks.core.backup.pace import Pace
 from tasks.core.errors import StoreError
 from tasks.core.progress import note
 from tasks.core.store.base import Store, Tally
@@ -21,14 +22,14 @@ class Packer:
 
     store: Store
     folder: str
-    level: int
+    pace: Pace
     recipient: str = ""
     names: list[str] = field(default_factory=list)
 
     def put_packed(self, name: str, chunks: Iterable[bytes], *, size_hint: int | None = None) -> StoredObject:
         """`chunks` through zstd (and age: then the name ends in .age). Raises what `chunks` and the store raise."""
         plain = Tally()
-        packed = _compressed((plain.add(chunk) for chunk in chunks), self.level)
+        packed = self.pace.compressed(plain.add(chunk) for chunk in chunks)
         if self.recipient:
             packed, name = encrypted(packed, self.recipient), f"{name}.age"
         return self._put(name, packed, plain, size_hint, self.recipient)
@@ -59,14 +60,3 @@ class Packer:
             stored_bytes=stored.size,
             stored_sha256=stored.sha256,
         )
-
-
-def _compressed(chunks: Iterable[bytes], level: int) -> Iterator[bytes]:
-    import zstandard  # not needed, hence not loaded, by verbs that only read
-
-    # The checksum lets zstd alone find damage, also in a restore by hand.
-    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
-    for chunk in chunks:
-        if packed := compressor.compress(chunk):
-            yield packed
-    yield compressor.flush()

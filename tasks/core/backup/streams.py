@@ -27,7 +27,8 @@ from tasks.core.errors import BackupError
 from tasks.core.postgres.connections import Connection, database_errors, describe
 from tasks.core.settings import Settings
 
-_LARGEST_RANGE = 8 << 30  # bytes of the table, so that a very large one comes back in many streams
+_USUAL_RANGE = 256 << 20  # bytes of the table: small, so that all workers end together
+_MOST_RANGES = 256  # of a table: each is an object and a session
 _MOST_TABLES = 1_000  # each is a word of pg_dump's command
 _GROWTH = 2  # toasted values may be compressed in the table, and are not in a stream
 _RANGES_SINCE = 140_000
@@ -129,8 +130,10 @@ def _store(
 
 
 def _cuts(size: int, blocks: int) -> list[int]:
-    """The first block of each range."""
-    pieces = max(1, min(blocks, max(workers(), -(-size // _LARGEST_RANGE))))
+    """The first block of each range. As many as the workers, or a multiple of it."""
+    crew = workers()
+    turns = max(1, min(round(size / _USUAL_RANGE / crew), _MOST_RANGES // crew))
+    pieces = max(1, min(blocks, turns * crew))
     return [blocks * number // pieces for number in range(pieces)]
 
 
