@@ -47,8 +47,10 @@ def test_ranges_are_a_multiple_of_the_workers_and_cover_the_table(
 ) -> None:
     monkeypatch.setattr(streams, "workers", lambda: cores)
     cuts = streams._cuts(size, 1_000_000)
-    assert cuts[0] == 0 and cuts == sorted(set(cuts))
-    assert len(cuts) <= 256 and len(cuts) % cores == 0
+    assert cuts[0] == 0
+    assert cuts == sorted(set(cuts))
+    assert len(cuts) <= 256
+    assert len(cuts) % cores == 0
     assert size // len(cuts) < 2 * (256 << 20) * cores or len(cuts) > 256 - cores
 
 

@@ -206,7 +206,7 @@ def _write_all(descriptor: int, chunk: bytes) -> None:
 
 
 def _begin_writing_back(descriptor: int, first: int, size: int) -> None:
-    """So that little is left for fsync, at whose end somebody waits. Linux begins at once with what is advised away, and
+    """So that little is left for fsync, for which somebody waits. Linux begins at once with what is advised away, and
     keeps in memory what is not yet on the disk; elsewhere it is advice without effect.
     """
     if hasattr(os, "posix_fadvise"):
