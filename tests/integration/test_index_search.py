@@ -59,8 +59,9 @@ def migrate(conn: Connection, settings: Settings, extension_schema: LiteralStrin
     schema = Identifier(settings.database.schema_name)
     conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
     conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(extension_schema)))
-    conn.execute(SQL("CREATE EXTENSION vector SCHEMA {}").format(Identifier(extension_schema)))
-    conn.execute(SQL("SET search_path = {}, {}").format(schema, Identifier(extension_schema)))
+    conn.execute(SQL("CREATE EXTENSION IF NOT EXISTS vector SCHEMA {}").format(Identifier(extension_schema)))
+    # `extensions`: where a Supabase-shaped server has it already.
+    conn.execute(SQL("SET search_path = {}, {}, extensions").format(schema, Identifier(extension_schema)))
     conn.execute(load_migrations(settings.migrations)[0].sql.encode())
 
 
