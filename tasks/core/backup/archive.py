@@ -9,8 +9,6 @@ The first and last pass need the archive's head only: pg_restore stops reading w
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -23,6 +21,7 @@ from pydantic import SecretStr
 
 from sql import query
 from tasks.core import commands
+from tasks.core.backup.building import build_options, wanted_memory
 from tasks.core.backup.loading import loading
 from tasks.core.backup.manifest import Backup, Manifest
 from tasks.core.backup.readback import check_contents
@@ -30,23 +29,17 @@ from tasks.core.backup.reading import plain_chunks
 from tasks.core.backup.restoring import dbname_word, restoring
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import DatabaseError
-from tasks.core.postgres.connections import Connection, connect, database_errors, vector_extension
+from tasks.core.postgres.connections import Connection, connect, database_errors
 from tasks.core.postgres.scratch import Scratch
 from tasks.core.postgres.tools import Tools
 from tasks.core.progress import note, track
 from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
-from tasks.core.vectors.memory import build_memory_bytes
 
 __all__ = ["SECTIONS", "dbname_word", "restore_archive", "restore_words"]
 
 SECTIONS = ("pre-data", "data", "post-data")
 _TITLES = {"pre-data": "Restore the tables' form", "data": "Restore the rows", "post-data": "Build the indexes"}
-_DEFAULT_M = 16
-_LEAST_MEMORY = 64 << 20
-_MOST_MEMORY_ELSEWHERE = 1 << 30  # on a server that is not ours
-# Parallel builds of these pgvector versions can overflow a buffer: https://github.com/pgvector/pgvector/releases/tag/v0.8.2
-_UNSAFE_PARALLEL = ((0, 6, 0), (0, 8, 1))
 
 
 def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dict[str, float]:
@@ -64,7 +57,10 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
         seconds = {}
         for section in SECTIONS:
             started = time.monotonic()
-            options = _server_options(conn, backup.manifest, scratch) if section == "post-data" else {}
+            options = {}
+            if section == "post-data":
+                wanted = wanted_memory(conn, backup.manifest)
+                options = build_options(settings, conn, wanted, own=scratch.own)
             if section == "data":
                 _restore_rows(settings, store, backup, scratch, chosen)
             else:
@@ -184,39 +180,3 @@ def _make_roles(conn: Connection, manifest: Manifest, scratch: Scratch) -> None:
 def _present_schemas(conn: Connection) -> list[str]:
     """TOC entries of schemas that are there already: creating them again would end the restore."""
     return [f"SCHEMA - {row[0]}" for row in conn.execute(query("all_schemas"))]
-
-
-def _server_options(conn: Connection, manifest: Manifest, scratch: Scratch) -> dict[str, str]:
-    """Settings for building the indexes: memory for the largest vector column's graph, and parallel only where safe."""
-    largest = 0
-    with database_errors("looking for vector columns"):
-        for label, dimensions in conn.execute(query("vector_columns"), {}):
-            largest = max(largest, build_memory_bytes(manifest.tables.get(label, 0), max(dimensions, 1), _DEFAULT_M))
-        vector = vector_extension(conn).installed or ""
-    memory = max(_LEAST_MEMORY, min(largest + largest // 10, _memory_to_spare(scratch)))
-    options = {"maintenance_work_mem": f"{memory >> 10}kB"}
-    if not scratch.own or _unsafe_parallel(vector) or memory > _shared_memory_free():
-        options["max_parallel_maintenance_workers"] = "0"
-    return options
-
-
-def _memory_to_spare(scratch: Scratch) -> int:
-    """Half of what this machine has free; another machine is asked for little."""
-    if not scratch.own:
-        return _MOST_MEMORY_ELSEWHERE
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
-
-
-def _shared_memory_free() -> int:
-    # A parallel build takes its memory there; a plain container has 64 MB.
-    shared = Path("/dev/shm")  # noqa: S108
-    return shutil.disk_usage(shared).free if shared.is_dir() else 0
-
-
-def _unsafe_parallel(version: str) -> bool:
-    first, last = _UNSAFE_PARALLEL
-    return first <= _numbers(version) <= last
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())

@@ -19,6 +19,7 @@ from sql import query
 from tasks.core import commands
 from tasks.core.addresses import Address
 from tasks.core.backup.archive import restore_archive
+from tasks.core.backup.building import build_options, through_pooler, wanted_memory
 from tasks.core.backup.loss import tables_in
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.restoring import restoring
@@ -72,9 +73,11 @@ def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: st
             restore_archive(settings, backup, scratch)
         with connect(scratch.address, purpose="restore") as copy:
             entries = ledger.entries(copy) if ledger.exists(copy) else ()
+            wanted = wanted_memory(copy, backup.manifest)
+            options = {} if through_pooler(conn) else build_options(settings, conn, wanted, own=False)
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
-            _copy_schema(scratch, conn, settings.address, schema)
+            _copy_schema(scratch, conn, settings.address, schema, options)
     return Staged(backup, schema, moved, entries)
 
 
@@ -103,11 +106,11 @@ def move_objects(conn: Connection, source: str, target: str, tables: Sequence[st
         )
 
 
-def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: str) -> None:
+def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: str, options: dict[str, str]) -> None:
     """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between.
 
     The schema itself is made here: in the scratch database it belongs to that server's superuser, who need not exist
-    in the target.
+    in the target. `options` are settings of the session that fills it and builds its indexes.
     """
     with database_errors(f"making the staging schema {schema}"):
         conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
@@ -116,7 +119,12 @@ def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: st
     with (
         # A starter waits for sessions of this name: the child may have all it needs to commit when we are killed.
         restoring(
-            scratch.tools, target, major, ["--single-transaction", f"--schema={schema}"], purpose="stage"
+            scratch.tools,
+            target,
+            major,
+            ["--single-transaction", f"--schema={schema}"],
+            options=options,
+            purpose="stage",
         ) as writer,
         commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
     ):

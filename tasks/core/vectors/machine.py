@@ -48,7 +48,7 @@ def machine_of(conn: Connection) -> Machine:
     return Machine(
         available=_available(conn) if readable else None,
         cpus=_cpus(conn) if readable else None,
-        shared_memory=_shared_memory(conn) if row["shared_memory_type"] == "posix" else None,
+        shared_memory=_shared_memory(conn, readable=readable) if row["shared_memory_type"] == "posix" else None,
         maintenance_work_mem=row["maintenance_work_mem"],
         shared_buffers=row["shared_buffers"],
         effective_cache_size=row["effective_cache_size"],
@@ -122,11 +122,16 @@ def _cpus(conn: Connection) -> int | None:
     return count or None
 
 
-def _shared_memory(conn: Connection) -> int | None:
-    """Only where the server is on this machine; elsewhere a build that finds too little is tried again without."""
+def _shared_memory(conn: Connection, *, readable: bool) -> int | None:
+    """What is free, on this machine; elsewhere a build that finds too little is tried again without. A container's own,
+    which may be behind a port of this machine, says its size where it is mounted.
+    """
+    size = re.search(r" /dev/shm tmpfs \S*\bsize=(\d+)k", _read(conn, "/proc/self/mounts") if readable else "")
+    limit = int(size[1]) * 1024 if size else None
     if conn.info.host not in _LOOPBACK:
-        return None
+        return limit
     try:
-        return shutil.disk_usage("/dev/shm").free  # noqa: S108  # the kernel's place for it, not a temporary file of ours
+        free = shutil.disk_usage("/dev/shm").free  # noqa: S108  # the kernel's place for it, not a temporary file of ours
     except OSError:
-        return None
+        return limit
+    return min(free, limit) if limit is not None else free
