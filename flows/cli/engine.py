@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 90.0  # a first start migrates an empty database: 7 s alone, several times that on a busy machine
 STOP_SECONDS = 2.0
+REVIVALS = 3  # what dies more often than that has a reason
 PROBE_SECONDS = 10.0
 
 HEARTBEAT_SECONDS = "30"  # a server that stays notices by them that a run has died
@@ -81,6 +83,7 @@ class Engine:
             return
         with track("engine", "Start the flow engine"):
             self._server.wait()
+        self._server.keep()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         # Heartbeats tell a server that a run has died. This server dies with the run, and each costs a second to join.
@@ -106,19 +109,25 @@ class OwnServer:
         output: IO[bytes] | None = None,
     ) -> None:
         self._output: IO[bytes] = output or tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._bind, self._variables = host, dict(variables)
         self._host = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - where we reach it ourselves
-        with _listen(host, port) as listener:
+        self._ending, self._turn = False, threading.Lock()
+        self.port = port
+        self._process = self._spawn()
+        atexit.register(self.stop)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with _listen(self._bind, self.port) as listener:
             self.port = int(listener.getsockname()[1])
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-P", "-m", "flows.cli.server", str(listener.fileno()), str(_lock_file())],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=self._output,
-                env=dict(variables),
+                env=self._variables,
                 pass_fds=(listener.fileno(),),
                 start_new_session=True,
             )
-        atexit.register(self.stop)
 
     @property
     def url(self) -> str:
@@ -128,6 +137,25 @@ class OwnServer:
     def ended(self) -> int | None:
         """The exit status of a server that is no more."""
         return self._process.poll()
+
+    def keep(self) -> None:
+        """From now on begin it anew, on the same port, whenever it dies: the runs are in its file, and Prefect's client
+        tries again for some seconds, and goes on. Without it each step of a run would wait for minutes.
+        """
+        threading.Thread(target=self._revive, daemon=True, name="engine").start()
+
+    def _revive(self) -> None:
+        for _ in range(REVIVALS):
+            status = self._process.wait()
+            with self._turn:
+                if self._ending:
+                    return
+                log.warning("the Prefect server ended with %s, and is begun anew", status)
+                try:
+                    self._process = self._spawn()
+                except EngineFailed as error:
+                    log.warning("%s", error.message)
+                    return
 
     def wait(self) -> None:
         """Return when it answers. The listening socket is the child's alone: its end is a refused connection."""
@@ -165,6 +193,8 @@ class OwnServer:
 
     def stop(self) -> None:
         """Orderly within STOP_SECONDS (it still writes task runs down), then hard. Safe to call twice."""
+        with self._turn:
+            self._ending = True
         if self._process.poll() is None:
             self._process.terminate()
             try:

@@ -178,6 +178,11 @@ def _newest(settings: Settings) -> Backup:
     return find(open_store(settings), "dev", proved=False)
 
 
+def by_copy(settings: Settings) -> Settings:
+    """The vectors' rows lie beside the dump, few as they are: objects more to lose."""
+    return with_section(settings, "backup", binary_from_mb=0)
+
+
 @contextmanager
 def small_parts() -> Iterator[None]:
     with patch.object(parts, "SMALLEST_PART", SMALL_PART), patch.object(parts, "MIB", SMALL_PART):
@@ -191,7 +196,8 @@ def bed(settings: Settings) -> Iterator[Bed]:
     from moto.s3 import models
 
     assert settings.address
-    quick = with_section(settings, "backup", stall_timeout=QUICK_STALL).model_copy(update={"scratch": settings.address})
+    quick = by_copy(with_section(settings, "backup", stall_timeout=QUICK_STALL))
+    quick = quick.model_copy(update={"scratch": settings.address})
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each call
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()

@@ -260,7 +260,7 @@ def rage(seconds: float, seed: int, *, verbose: bool = False, whole: bool = Fals
     """Kill for about so many seconds; the tally has what went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="kg-chaos-"))
     folder.chmod(0o755)
-    deadline = time.monotonic() + seconds
+    deadline, chaos = time.monotonic() + seconds, None
     try:
         chaos = Chaos(folder)
         for kill in plan(chaos, random.Random(seed), whole=whole):
@@ -271,8 +271,8 @@ def rage(seconds: float, seed: int, *, verbose: bool = False, whole: bool = Fals
                 print(f"{chaos.tally.kills:4d}  {kill}", *chaos.tally.wrong[-1:], sep="  ", flush=True)
         raise AssertionError("the plan has no end")
     finally:
-        shutil.rmtree(folder / "home", ignore_errors=True)
-        shutil.rmtree(folder / "store", ignore_errors=True)
+        for name in ("home", "store") if chaos and chaos.tally.wrong else ("",):  # what else is there tells how it came
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 if __name__ == "__main__":

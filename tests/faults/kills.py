@@ -16,7 +16,7 @@ from pathlib import Path
 from tasks.core.postgres.connections import connect
 from tasks.core.postgres.scratch import PREFIX, private_cluster
 from tasks.core.settings import CHECKOUT, load_settings
-from tests.faults.bed import OPERATIONS, Bed, Wrong, bed, small_parts
+from tests.faults.bed import OPERATIONS, Bed, Wrong, bed, by_copy, small_parts
 from tests.faults.proxy import Call, Fault
 from tests.faults.sweep import Case, Tally, count_calls, table
 
@@ -88,7 +88,7 @@ def main() -> int:
     if sys.argv[1:]:
         sys.stdin.read()
         with small_parts():
-            OPERATIONS[sys.argv[1]].run(load_settings("dev"))
+            OPERATIONS[sys.argv[1]].run(by_copy(load_settings("dev")))
         return 0
     tallies: dict[str, Tally] = {}
     with tempfile.TemporaryDirectory() as folder, private_cluster(Path(folder)) as address:

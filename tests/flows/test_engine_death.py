@@ -1,0 +1,87 @@
+"""Prefect's server dies while a deploy migrates, and the migration is a bad one: the way back does not wait for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.core.postgres.connections import Connection
+from tasks.core.schema import ledger
+from tasks.core.schema.catalog import fingerprint, read_catalog
+from tasks.core.settings import CHECKOUT, Settings
+from tests.integration.graphs import deploy_graph
+from tests.processes import until
+from tests.terminal import MAIN, clean_environment
+
+LONGEST = 30.0  # seconds from the server's death to the command's end, of which the migration sleeps five
+
+pytestmark = pytest.mark.slow
+
+SLOW_AND_BAD = """ALTER TABLE code_patterns ADD COLUMN reviewed boolean;
+DO $$ BEGIN IF current_schema() = 'public' AND current_database() LIKE 'test_%' THEN
+    PERFORM pg_sleep(5); DROP INDEX code_patterns_language_idx;
+END IF; END $$;
+"""
+BACK = """ALTER TABLE code_patterns DROP COLUMN reviewed;
+CREATE INDEX IF NOT EXISTS code_patterns_language_idx ON code_patterns (language);
+"""
+
+
+@pytest.mark.timeout(200)
+def test_the_way_back_does_not_wait_for_a_dead_engine(
+    variables: dict[str, str], migrations: Path, settings: Settings, conn: Connection, tmp_path: Path
+) -> None:
+    deploy_graph(conn, settings, rows=20)
+    ledger.mark_verified(conn, ["001"])
+    before = fingerprint(read_catalog(conn, "public"))
+    (migrations / "002_review_patterns.up.sql").write_text(SLOW_AND_BAD)
+    (migrations / "002_review_patterns.down.sql").write_text(BACK)
+    child = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "deploy", "dev", "--yes"],
+        env=clean_environment(**variables, PREFECT_HOME=str(tmp_path / "prefect")),
+        cwd=CHECKOUT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until(lambda: begun(conn, "apply"), seconds=200)
+    servers = children(child.pid)
+    assert servers
+    for server in servers:
+        os.kill(server, signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        said, _ = child.communicate(timeout=100)
+    finally:
+        child.kill()
+    assert child.returncode == 1, said
+    assert "begun anew" in said
+    assert "Traceback" not in said
+    gone = [("001", "applied"), ("002", "reverted")]
+    assert [(entry.revision, entry.state) for entry in ledger.history(conn)] == gone
+    assert fingerprint(read_catalog(conn, "public")) == before
+    assert time.monotonic() - killed < LONGEST, said
+
+
+def begun(conn: Connection, step: str) -> bool:
+    return conn.execute("SELECT FROM kg_ops.journal WHERE step = %s", (step,)).fetchone() is not None
+
+
+def children(parent: int) -> list[int]:
+    """Those of its children that are Prefect's server."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, words = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == parent and b"server" in words:
+            found.append(int(folder.name))
+    return found
