@@ -105,6 +105,19 @@ def until(condition: Callable[[], bool], *, seconds: float = 2.0) -> None:
         time.sleep(0.02)
 
 
+def using(home: Path, word: str) -> list[int]:
+    """Processes with `word` in their command line and this PREFECT_HOME."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if word.encode() in command and f"PREFECT_HOME={home}\0".encode() in environment:
+            found.append(int(entry.name))
+    return found
+
+
 def is_gone(pid: int) -> bool:
     """No process of that number, or only its zombie."""
     try:

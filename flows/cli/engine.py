@@ -153,8 +153,8 @@ class OwnServer:
                 log.warning("the Prefect server ended with %s, and is begun anew", status)
                 try:
                     self._process = self._spawn()
-                except EngineFailed as error:
-                    log.warning("%s", error.message)
+                except (EngineFailed, OSError) as error:
+                    log.warning("it could not be: %s", error.message if isinstance(error, EngineFailed) else error)
                     return
 
     def wait(self) -> None:

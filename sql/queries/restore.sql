@@ -150,7 +150,3 @@ SELECT pg_get_expr(made.adbin, made.adrelid), format_type(present.atttypid, pres
 FROM pg_attribute AS present
 LEFT JOIN pg_attrdef AS made ON made.adrelid = present.attrelid AND made.adnum = present.attnum
 WHERE present.attrelid = to_regclass(%(table)s) AND present.attname = %(column)s AND NOT present.attisdropped;
-
--- name: answering_pid
--- The process that answers: not the one that was greeted where a pooler stands between.
-SELECT pg_backend_pid();

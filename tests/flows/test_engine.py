@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import using
+
 SLEEPER = Path(__file__).with_name("sleeper.py")
 WARM_SECONDS = 30.0  # about 5 s on an idle machine; generous, since CI shares its cores
 FRESH_SECONDS = 90.0
@@ -70,16 +72,7 @@ def until(child: subprocess.Popen[str], word: str) -> str:
 
 def servers(home: Path) -> list[int]:
     """Processes of flows.cli.server that use this PREFECT_HOME."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"flows.cli.server" in command and f"PREFECT_HOME={home}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
+    return using(home, "flows.cli.server")
 
 
 def no_servers_within(home: Path, seconds: float) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +13,7 @@ from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.settings import CHECKOUT, Settings
 from tests.integration.graphs import deploy_graph
-from tests.processes import until
+from tests.processes import kill_hard, until, using
 from tests.terminal import MAIN, clean_environment
 
 pytestmark = pytest.mark.slow
@@ -39,9 +37,10 @@ def test_the_way_back_does_not_wait_for_a_dead_engine(
     before = fingerprint(read_catalog(conn, "public"))
     (migrations / "002_review_patterns.up.sql").write_text(SLOW_AND_BAD)
     (migrations / "002_review_patterns.down.sql").write_text(BACK)
+    home = tmp_path / "prefect"
     child = subprocess.Popen(
         [sys.executable, "-c", MAIN, "deploy", "dev", "--yes"],
-        env=clean_environment(**variables, PREFECT_HOME=str(tmp_path / "prefect")),
+        env=clean_environment(**variables, PREFECT_HOME=str(home)),
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -49,10 +48,8 @@ def test_the_way_back_does_not_wait_for_a_dead_engine(
         text=True,
     )
     until(lambda: begun(conn, "apply"), seconds=200)
-    servers = children(child.pid)
-    assert servers
-    for server in servers:
-        os.kill(server, signal.SIGKILL)
+    [server] = using(home, "flows.cli.server")
+    kill_hard(server)
     try:
         said, _ = child.communicate(timeout=150)  # without a new server it went on for over 240 s on an idle machine
     finally:
@@ -67,16 +64,3 @@ def test_the_way_back_does_not_wait_for_a_dead_engine(
 
 def begun(conn: Connection, step: str) -> bool:
     return conn.execute("SELECT FROM kg_ops.journal WHERE step = %s", (step,)).fetchone() is not None
-
-
-def children(parent: int) -> list[int]:
-    """Those of its children that are Prefect's server."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat, words = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == parent and b"server" in words:
-            found.append(int(folder.name))
-    return found

@@ -23,7 +23,7 @@ from tasks.core.addresses import Address
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema import ledger
 from tasks.core.settings import CHECKOUT
-from tests.processes import free_port, is_gone, until
+from tests.processes import free_port, is_gone, until, using
 from tests.terminal import MAIN, clean_environment, kg
 
 pytestmark = pytest.mark.timeout(600)
@@ -83,15 +83,7 @@ class Up:
 
     def pids(self, word: str) -> list[int]:
         """Processes with `word` in their command line and this PREFECT_HOME."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if word.encode() in command and f"PREFECT_HOME={self.folder / 'prefect'}\0".encode() in environment:
-                found.append(int(entry.name))
-        return found
+        return using(self.folder / "prefect", word)
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,11 @@ def build_options(settings: Settings, conn: Connection, wanted: int, *, own: boo
 
 
 def through_pooler(conn: Connection) -> bool:
-    """Poolers refuse settings in a session's first words, or drop them."""
+    """Whether another process answers than the one that greeted. Poolers refuse settings in a session's first words, or
+    drop them.
+    """
     with database_errors("looking who answers"):
-        row = conn.execute(query("answering_pid")).fetchone()
+        row = conn.execute(query("backend_pid")).fetchone()
     return row is None or row[0] != conn.info.backend_pid
 
 

@@ -64,7 +64,7 @@ class ServerFacts(_Frozen):
 class ToolFacts(_Frozen):
     pg_dump: str = Field(description="Version of the pg_dump that wrote the archive")
     pg_dump_major: int
-    zstd_level: int
+    zstd_level: int = Field(description="The lowest: a slow store raises it while a backup is made")
 
 
 class Extension(_Frozen):
