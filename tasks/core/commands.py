@@ -118,17 +118,19 @@ def stream(
     cwd: Path | None = None,
     user: int | None = None,
     family: bool = False,
+    descriptors: Sequence[int] = (),
 ) -> Iterator[Running]:
     """A child whose stdout (and stdin) the block pumps; it never outlives the block.
 
-    With `family` nor does what it started, and its stderr comes in its stdout.
+    With `family` nor does what it started, and its stderr comes in its stdout. `descriptors` are open in it, too.
 
     After a clean block its end is awaited and, when `check`, a non-zero status raises CommandFailed. An exception in
     the block ends the child at once. `timeout` (seconds, None for none) ends it too and is reported as such.
     """
     words = [str(part) for part in argv]
     full_env = environment(env) if user is None else bare_environment(env)
-    child = Running(_start(words, full_env, stdin=stdin, cwd=cwd, user=user, family=family), family)
+    started = _start(words, full_env, *descriptors, stdin=stdin, cwd=cwd, user=user, family=family)
+    child = Running(started, family)
     reader = _drain_stderr(child, full_env)
     try:
         with _limited(child, timeout):
@@ -182,8 +184,7 @@ def _signal_name(number: int) -> str:
 
 
 def which(name: str) -> Path | None:
-    found = shutil.which(name)
-    return Path(found) if found else None
+    return Path(found) if (found := shutil.which(name)) else None
 
 
 def hand_over(argv: Sequence[str | Path], *, env: Mapping[str, str]) -> int:
@@ -217,7 +218,7 @@ def launch(argv: Sequence[str | Path], *, log: int, env: Mapping[str, str] | Non
 
 
 def _start(
-    argv: list[str], env: dict[str, str], *, stdin: bool, cwd: Path | None, user: int | None, family: bool
+    argv: list[str], env: dict[str, str], *fds: int, stdin: bool, cwd: Path | None, user: int | None, family: bool
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -229,6 +230,7 @@ def _start(
             group=None if user is None else _group(user),
             extra_groups=None if user is None else [],
             process_group=0 if family else None,
+            pass_fds=fds,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if family else subprocess.PIPE,
@@ -294,7 +296,5 @@ def _end(child: Running) -> None:
         _signal(child, signal.SIGKILL)  # whoever of them is left
     for pipe in (child.process.stdin, child.process.stdout):
         if pipe and not pipe.closed:
-            try:
+            with suppress(OSError):  # broken already
                 pipe.close()
-            except OSError:
-                log.debug("the pipe of an ended child was already broken")

@@ -36,7 +36,19 @@ def kill_at(found: Bed, case: Case) -> None:
     operation = OPERATIONS[case.operation]
     found.fresh()
     operation.prepare(found)
-    child = _child(found, case.operation)
+    with tempfile.TemporaryDirectory() as folder:
+        _kill_child(found, case, folder)
+        if left := [path.name for path in Path(folder).iterdir()]:
+            raise Wrong(f"{left[0]} stays in the temporary folder")
+    operation.never(found)
+    operation.run(found.direct)
+    operation.check(found)
+    if case.operation == "drill":
+        _no_scratch_database(found)
+
+
+def _kill_child(found: Bed, case: Case, folder: str) -> None:
+    child = _child(found, case.operation, folder)
 
     def decide(call: Call) -> Fault | None:
         if call.number < case.position:
@@ -49,11 +61,6 @@ def kill_at(found: Bed, case: Case) -> None:
     child.stdin.close()  # it waits for this: now it begins
     if child.wait(timeout=120) != -signal.SIGKILL:
         raise Wrong(f"the child ended with {child.returncode} before its call {case.position}")
-    operation.never(found)
-    operation.run(found.direct)
-    operation.check(found)
-    if case.operation == "drill":
-        _no_scratch_database(found)
 
 
 def _no_scratch_database(found: Bed) -> None:
@@ -64,7 +71,7 @@ def _no_scratch_database(found: Bed) -> None:
         raise Wrong(f"the scratch database {left[0][0]} is still there")
 
 
-def _child(found: Bed, name: str) -> subprocess.Popen[bytes]:
+def _child(found: Bed, name: str, folder: str) -> subprocess.Popen[bytes]:
     settings = found.through
     address = settings.address
     assert address
@@ -73,6 +80,7 @@ def _child(found: Bed, name: str) -> subprocess.Popen[bytes]:
     password = address.password.get_secret_value()
     env = {
         **os.environ,
+        "TMPDIR": folder,
         "KG_HOME": str(settings.home),
         "KG_STORE_URL": settings.store_url,
         "SUPABASE_URL": url,

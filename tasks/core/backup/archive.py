@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
+from typing import IO
 
 from psycopg import Error as PostgresError
 from psycopg.sql import SQL, Identifier
@@ -50,10 +50,11 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
     """
     store = open_store(settings)
     found = _contents(store, backup, scratch.tools, settings.store_identity)
-    with TemporaryDirectory(prefix="kg-restore-") as folder, connect(scratch.address, purpose="restore") as conn:
+    # A file without a name: whatever kills us, nothing of it stays.
+    with TemporaryFile() as chosen, connect(scratch.address, purpose="restore") as conn:
         _prepare(conn, backup.manifest, scratch, found)
-        chosen = Path(folder, "use-list")
-        chosen.write_text(found.without(_present_schemas(conn)), encoding="utf-8")
+        chosen.write(found.without(_present_schemas(conn)).encode())
+        chosen.flush()
         seconds = {}
         for section in SECTIONS:
             started = time.monotonic()
@@ -69,20 +70,20 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
     return seconds
 
 
-def restore_words(section: str, chosen: Path) -> list[str]:
-    """pg_restore's options for one section. Tablespaces, subscriptions and security labels belong to the original's
-    cluster, and are left out.
+def restore_words(section: str, chosen: int) -> list[str]:
+    """pg_restore's options for one section; `chosen` is the descriptor of its list. Tablespaces, subscriptions and
+    security labels belong to the original's cluster, and are left out.
     """
     return [
         "--no-tablespaces",
         "--no-subscriptions",
         "--no-security-labels",
         f"--section={section}",
-        f"--use-list={chosen}",
+        f"--use-list=/dev/fd/{chosen}",
     ]
 
 
-def _restore_rows(settings: Settings, store: Store, backup: Backup, scratch: Scratch, chosen: Path) -> None:
+def _restore_rows(settings: Settings, store: Store, backup: Backup, scratch: Scratch, chosen: IO[bytes]) -> None:
     total = sum(found.plain_bytes for found in backup.manifest.streams)
     with loading(settings, store, backup, scratch.address) as crew:
         _restore_section(settings, store, backup, scratch, "data", chosen, {})
@@ -98,16 +99,23 @@ def _restore_section(
     backup: Backup,
     scratch: Scratch,
     section: str,
-    chosen: Path,
+    chosen: IO[bytes],
     options: dict[str, str],
 ) -> None:
-    words, timeout = restore_words(section, chosen), settings.backup.dump_timeout.total_seconds()
+    words, timeout = restore_words(section, chosen.fileno()), settings.backup.dump_timeout.total_seconds()
+    chosen.seek(0)  # where /dev/fd is no second opening, its reader stands where we do
     whole = section == "data"
     total = backup.manifest.dump.plain_bytes if whole else None
     with (
         track(f"restore-{section}", _TITLES[section], total=total, unit="bytes") as progress,
         restoring(
-            scratch.tools, scratch.address, scratch.server.major, words, options=options, timeout=timeout
+            scratch.tools,
+            scratch.address,
+            scratch.server.major,
+            words,
+            options=options,
+            timeout=timeout,
+            descriptors=[chosen.fileno()],
         ) as child,
         closing(plain_chunks(store, backup, settings.store_identity)) as chunks,
     ):

@@ -45,11 +45,13 @@ def restoring(
     options: Mapping[str, str] | None = None,
     timeout: float | None = None,
     purpose: str = "restore",
+    descriptors: Sequence[int] = (),
 ) -> Iterator[commands.Running]:
     """A child whose stdin takes an archive and that restores it into `address`, stopping at the first error.
 
-    `words` are further options of pg_restore, `options` settings of its session. `timeout` in seconds. Raises
-    CommandFailed with what was said, CommandMissing where this server needs a psql that is not there.
+    `words` are further options of pg_restore, which may name `descriptors`; `options` settings of its session.
+    `timeout` in seconds. Raises CommandFailed with what was said, CommandMissing where this server needs a psql that is
+    not there.
     """
     argv: list[str | Path] = [tools.pg_restore, "--exit-on-error", "--no-password", *words]
     with door(address, tools) as way:
@@ -57,10 +59,10 @@ def restoring(
         form = _FORM in words and tools.psql is not None
         if not (server_major < _SINCE <= tools.major or form):
             argv.append(f"--dbname={dbname_word(address)}")
-            with commands.stream(argv, env=env, timeout=timeout, stdin=True) as child:
+            with commands.stream(argv, env=env, timeout=timeout, stdin=True, descriptors=descriptors) as child:
                 yield child
             return
-        with _through_psql(tools, argv, env, server_major, timeout, form=form) as child:
+        with _through_psql(tools, argv, env, server_major, timeout, form=form, descriptors=descriptors) as child:
             yield child
 
 
@@ -73,6 +75,7 @@ def _through_psql(
     timeout: float | None,
     *,
     form: bool,
+    descriptors: Sequence[int],
 ) -> Iterator[commands.Running]:
     if tools.psql is None:
         raise CommandMissing(
@@ -90,7 +93,9 @@ def _through_psql(
     # Where psql fails, pg_restore fails too, for want of a reader: psql's own word counts, so it is checked first.
     with (
         commands.stream(psql, env=env, timeout=timeout, stdin=True) as runner,
-        commands.stream([*argv, "--file=-"], timeout=timeout, stdin=True, check=False) as writer,
+        commands.stream(
+            [*argv, "--file=-"], timeout=timeout, stdin=True, check=False, descriptors=descriptors
+        ) as writer,
     ):
         carrier = _carrier(writer.stdout, runner.stdin, form=form)
         yield writer
