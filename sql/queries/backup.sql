@@ -92,6 +92,10 @@ ORDER BY 2 DESC, 1;
 -- name: copy_range_out
 COPY (SELECT {columns} FROM ONLY {table} WHERE {condition}) TO STDOUT (FORMAT binary);
 
+-- name: wide_row
+-- One long value: what takes it has room for as much from then on.
+SELECT repeat('x', %(bytes)s);
+
 -- name: copy_rows_in
 COPY {table} ({columns}) FROM STDIN (FORMAT binary);
 

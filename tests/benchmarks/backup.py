@@ -26,34 +26,27 @@ from tasks.core.postgres.connections import connect
 from tasks.core.postgres.scratch import private_cluster
 from tasks.core.postgres.tools import tools_for
 from tasks.core.settings import CHECKOUT, Settings, load_settings
+from tests.integration import vector_data
 from tests.integration.graphs import deploy_graph
+from tests.integration.vector_data import source_texts
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
 
 BUCKET = "benchmark"
 WAYS = ("ours", "pg_dump -Fc, then upload")
 COLUMNS = ("wall s", "cpu s", "idle MB", "peak MB", "peak child MB", "stored MB", "on disk MB")
-DIMENSIONS, SEEDS = 1536, 1000
 ROWS_A_MB = 500  # of the text table: 2 kB each
 
 
 def fill(settings: Settings, rows: int, text_mb: int) -> int:
-    """`rows` vectors, each the sum of two of a thousand random ones, and text beside them. Returns bytes of tables."""
+    """`rows` of float32 vectors of unit length in clusters, as an embedding model gives them (text-embedding-3-small's
+    mantissas are full), each with a preview of source code; and other text beside them. Returns bytes of tables.
+    """
     assert settings.address
     with connect(settings.address, purpose="benchmark") as conn:
         deploy_graph(conn, settings, rows=0)
         # No index: it is no part of a dump, and building it takes longer than all the rest.
         conn.execute("DROP INDEX code_embeddings_embedding_idx")
-        conn.execute(
-            f"CREATE TEMP TABLE seeds AS SELECT n, (SELECT array_agg(r) FROM (SELECT random() AS r FROM"
-            f" generate_series(1, {DIMENSIONS}) AS k WHERE k + n > 0) AS q)::vector AS v"
-            f" FROM generate_series(0, {SEEDS - 1}) AS n".encode()
-        )
-        conn.execute("CREATE INDEX ON seeds (n); ANALYZE seeds")
-        conn.execute(
-            f"INSERT INTO code_embeddings (file_path, file_hash, embedding) SELECT 'src/' || g, md5(g::text), a.v + b.v"
-            f" FROM generate_series(1, {rows}) AS g JOIN seeds a ON a.n = g % {SEEDS}"
-            f" JOIN seeds b ON b.n = (g / {SEEDS} * 7 + g) % {SEEDS}".encode()
-        )
+        vector_data.fill(conn, rows, texts=source_texts())
         conn.execute("CREATE TABLE notes (id int, body text); ALTER TABLE notes ALTER body SET STORAGE EXTERNAL")
         conn.execute(
             "INSERT INTO notes SELECT n, repeat(md5(n::text) || md5((n + 1)::text), 31)"

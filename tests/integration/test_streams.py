@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
@@ -13,7 +14,8 @@ from pydantic import SecretStr
 
 from tasks.core.backup import streams as streams_module
 from tasks.core.backup.archive import restore_archive
-from tasks.core.backup.copying import CopyOut
+from tasks.core.backup.copying import CopyOut, copy_session
+from tasks.core.backup.crew import workers
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.manifest import LOAD, Backup
@@ -149,6 +151,20 @@ def test_streams_that_miss_rows_are_no_backup(
 
 
 @pytest.mark.slow
+def test_streams_share_a_session_for_each_that_runs_at_once(eager: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Connection] = []
+
+    def counted(*words: Any) -> Connection:
+        opened.append(copy_session(*words))
+        return opened[-1]
+
+    monkeypatch.setattr(streams_module, "copy_session", counted)
+    backup = back_up(eager)
+    assert len(backup.manifest.streams) > len(opened) >= 1
+    assert len(opened) <= workers()
+    assert all(conn.closed for conn in opened)
+
+
 def test_a_stream_that_fails_leaves_nothing(eager: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CopyOut, "_wait", lambda self: self._conn.pgconn.finish())
     with pytest.raises(DatabaseError, match="the connection was lost while copying the rows of"):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.core.postgres.connections import Connection
 
 DIMENSIONS = 1536
 LANGUAGES = ("python", "go", "rust", "sql")
+PREVIEW = 500  # characters: what `kg index` keeps of a file
+
+
+def source_texts() -> list[str]:
+    """Python's own library, cut into previews: what lies beside the vectors in a knowledge graph of code."""
+    texts = (path.read_text(encoding="utf-8", errors="ignore") for path in Path(os.__file__).parent.rglob("*.py"))
+    pieces = [text[at : at + PREVIEW].replace("\0", "") for text in texts for at in range(0, len(text), PREVIEW)]
+    return [piece for piece in pieces if piece]
 
 
 def clustered(rows: int, *, seed: int = 7, clusters: int = 0) -> Iterator[Any]:
@@ -26,8 +36,8 @@ def clustered(rows: int, *, seed: int = 7, clusters: int = 0) -> Iterator[Any]:
         yield made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def fill(conn: Connection, rows: int, *, seed: int = 7) -> None:
-    """That many rows in code_embeddings, a language each."""
+def fill(conn: Connection, rows: int, *, seed: int = 7, texts: Sequence[str] = ("text",)) -> None:
+    """That many rows in code_embeddings, a language and one of `texts` each."""
     from pgvector.psycopg import register_vector
 
     register_vector(conn)
@@ -42,4 +52,5 @@ def fill(conn: Connection, rows: int, *, seed: int = 7) -> None:
             for vector in batch:
                 number += 1
                 language = LANGUAGES[number % len(LANGUAGES)]
-                copy.write_row((f"file_{seed}_{number}.x", f"{seed}-{number}", "text", vector, language))
+                text = texts[number % len(texts)]
+                copy.write_row((f"file_{seed}_{number}.x", f"{seed}-{number}", text, vector, language))

@@ -27,7 +27,7 @@ def copy_session(address: Address, purpose: str, longest: timedelta) -> Connecti
     try:
         with database_errors(f"opening a session for {purpose}"):
             values = {
-                "client_encoding": describe(conn).encoding,
+                "client_encoding": conn.info.parameter_status("server_encoding") or describe(conn).encoding,
                 "search_path": "pg_catalog",
                 "statement_timeout": f"{round(longest.total_seconds() * 1000)}ms",
                 "row_security": "off",
@@ -39,6 +39,14 @@ def copy_session(address: Address, purpose: str, longest: timedelta) -> Connecti
         conn.close()
         raise
     return conn
+
+
+def widen(conn: Connection) -> None:
+    """Let the client read megabytes at a time. libpq asks the kernel for as much as its buffer has room for, which is
+    16 kB until a longer row has come, and stays as long as that row was.
+    """
+    with database_errors("making room for the rows"):
+        conn.execute(query("wide_row"), {"bytes": CHUNK}).fetchone()
 
 
 class CopyOut:
@@ -72,6 +80,7 @@ class CopyOut:
                     pieces, size = [], 0
             yield b"".join(pieces)
             self.rows = self._result(ExecStatus.COMMAND_OK).command_tuples or 0
+            self._pq.get_result()  # nothing more comes: the session is free for another statement
 
     def _next(self) -> memoryview | None:
         """A row's bytes; None at the end."""

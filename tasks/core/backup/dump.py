@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from sql import query
@@ -32,10 +33,10 @@ from tasks.core.backup.manifest import (
 from tasks.core.backup.pace import Pace
 from tasks.core.backup.packing import Packer
 from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
-from tasks.core.backup.streams import Stream, check_counts, planned, streaming
+from tasks.core.backup.streams import Sessions, Stream, check_counts, planned, streaming
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import BackupError, CommandFailed, ObjectExists
-from tasks.core.postgres.connections import Connection, connect, database_errors, describe, target, vector_extension
+from tasks.core.postgres.connections import Connection, connect, database_errors, target, vector_extension
 from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools, tools_for
 from tasks.core.progress import note, track
@@ -61,11 +62,15 @@ class _Making:
     packer: Packer
     conn: Connection
     address: Address
-    tools: Tools
     schemas: Sequence[str] | None
     ours: tuple[str, ...]
     snapshot: Snapshot
     id: str
+
+    @cached_property
+    def tools(self) -> Tools:
+        """Looked for when the streams run already: that takes as long as copying 20 MB."""
+        return tools_for(self.conn.info.server_version // 10_000, self.settings.home)
 
     @property
     def facts(self) -> ToolFacts:
@@ -100,14 +105,13 @@ def _back_up(settings: Settings, operation: str | None) -> Backup:
     address = target(settings)
     database, longest = settings.database, settings.backup.dump_timeout
     with connect(address, purpose="backup", database=database) as conn:
-        tools = tools_for(describe(conn).major, settings.home)
         ours = our_names(conn, settings)
         schemas = dumped_schemas(conn, database)
         with held_snapshot(conn, schemas, lock_timeout=database.lock_timeout, longest=longest) as snapshot:
             id_ = new_id(snapshot.created)
             folder, pace = f"{settings.environment}/{id_}", Pace(settings.backup.compression_level)
             packer = Packer(store, folder, pace, settings.store_key)
-            making = _Making(settings, packer, conn, address, tools, schemas, ours, snapshot, id_)
+            making = _Making(settings, packer, conn, address, schemas, ours, snapshot, id_)
             with _undone_on_failure(packer):
                 manifest = _make(making, operation or "")
                 store.put(f"{folder}/{MANIFEST}", [manifest.to_json()], only_if_absent=True)
@@ -151,16 +155,18 @@ def _make(making: _Making, operation: str) -> Manifest:
     """Everything between the snapshot and the manifest."""
     conn, settings, snapshot = making.conn, making.settings, making.snapshot
     streams, server = planned(conn, snapshot.tables, settings), contents.server_facts(conn)
-    with streaming(settings, making.address, snapshot, making.packer, streams) as crew:
+    with streaming(Sessions(settings, making.address, snapshot), making.packer, streams) as crew:
         rows = contents.count_rows(conn, snapshot.tables)
         samples = contents.sample_rows(conn, snapshot.tables)
         sequences = contents.check_sequences(conn, snapshot.tables)
         entries = ledger.entries(conn)
         catalog = read_catalog(conn, settings.database.schema_name, making.ours)
-        roles = contents.named_roles(conn)
-        archive, found, data = _store_rows(making, streams, crew)
+        roles, extensions = contents.named_roles(conn), contents.installed_extensions(conn)
+        identity = contents.identity_of(conn)
+        archive, found = _store_archive(making, streams, crew)
+        texts = [making.packer.put_text(GLOBALS, contents.role_definitions(conn, roles))]
+        data = _finished(conn, crew, streams) if streams else ()
     check_counts(data, streams, rows)
-    texts = [making.packer.put_text(GLOBALS, contents.role_definitions(conn, roles))]
     if data:
         texts.append(making.packer.put_text(LOAD, load_script(data, server.encoding)))
     return Manifest(
@@ -170,7 +176,7 @@ def _make(making: _Making, operation: str) -> Manifest:
         revision=entries[-1].revision if entries else "",
         operation=operation,
         scope=tuple(making.schemas) if making.schemas is not None else "database",
-        database=contents.identity_of(conn),
+        database=identity,
         server=server,
         tool=making.facts,
         tables=rows,
@@ -180,7 +186,7 @@ def _make(making: _Making, operation: str) -> Manifest:
         our_tables=making.ours,
         fingerprint=fingerprint(catalog),
         roles=roles,
-        extensions=contents.installed_extensions(conn),
+        extensions=extensions,
         format="binary" if data else "portable",
         objects=(archive, *data, *texts),
         toc=found.toc,
@@ -193,17 +199,17 @@ class _PgDumpError(Exception):
     """pg_dump failed; what it said is raised by commands.stream."""
 
 
-def _store_rows(
+def _store_archive(
     making: _Making, streams: Sequence[Stream], crew: Crew[StoredObject]
-) -> tuple[StoredObject, Contents, tuple[StoredObject, ...]]:
-    """The archive with what is in it, and the data objects, which `crew` is storing meanwhile. No table's rows are in
-    both, nor in none.
+) -> tuple[StoredObject, Contents]:
+    """The archive, with what is in it; `crew` stores the data objects meanwhile. No table's rows are in both, nor in
+    none.
     """
     apart = {stream.table.label: stream.table for stream in streams}
     inside = [table for table in making.snapshot.tables if table.label not in apart]
     archive, found = _dump(making, inside, list(apart.values()), crew)
     found.check_tables(inside)
-    return archive, found, _finished(making.conn, crew, streams) if streams else ()
+    return archive, found
 
 
 def _finished(conn: Connection, crew: Crew[StoredObject], streams: Sequence[Stream]) -> tuple[StoredObject, ...]:

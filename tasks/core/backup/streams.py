@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from queue import Empty, SimpleQueue
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from sql import query
 from tasks.core.addresses import Address
 from tasks.core.backup.contents import Table
-from tasks.core.backup.copying import CopyOut, copy_session
+from tasks.core.backup.copying import CopyOut, copy_session, widen
 from tasks.core.backup.crew import Crew, workers
 from tasks.core.backup.manifest import Column, Rows, StoredObject
 from tasks.core.backup.packing import Packer
@@ -88,11 +89,51 @@ def planned(conn: Connection, tables: Sequence[Table], settings: Settings) -> tu
     return tuple(streams)
 
 
-def streaming(
-    settings: Settings, address: Address, snapshot: Snapshot, packer: Packer, streams: Sequence[Stream]
-) -> Crew[StoredObject]:
+class Sessions:
+    """Sessions in the snapshot, one for each stream that runs: opening one costs as much as copying 20 MB."""
+
+    def __init__(self, settings: Settings, address: Address, snapshot: Snapshot) -> None:
+        self.settings, self._address, self._snapshot = settings, address, snapshot
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+
+    @contextmanager
+    def one(self) -> Iterator[Connection]:
+        """Raises DatabaseError. After a failure the session is closed, since nobody knows its state."""
+        try:
+            conn = self._idle.get_nowait()
+        except Empty:
+            conn = self._opened()
+        try:
+            yield conn
+        except BaseException:
+            conn.close()
+            raise
+        self._idle.put(conn)
+
+    def close(self) -> None:
+        """Those that no stream has."""
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+    def _opened(self) -> Connection:
+        longest = self.settings.backup.dump_timeout
+        conn = copy_session(self._address, "backup data", longest)
+        try:
+            widen(conn)
+            join(conn, self._snapshot, lock_timeout=self.settings.database.lock_timeout, longest=longest)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+
+@contextmanager
+def streaming(sessions: Sessions, packer: Packer, streams: Sequence[Stream]) -> Iterator[Crew[StoredObject]]:
     """A crew that stores them; its results are the objects, with the rows that each holds."""
-    return Crew([partial(_store, settings, address, snapshot, packer, each) for each in streams], "data")
+    jobs = [partial(_store, sessions, packer, each) for each in streams]
+    with closing(sessions), Crew(jobs, "data") as crew:
+        yield crew
 
 
 def check_counts(objects: Sequence[StoredObject], streams: Sequence[Stream], counted: dict[str, int]) -> None:
@@ -106,18 +147,10 @@ def check_counts(objects: Sequence[StoredObject], streams: Sequence[Stream], cou
             raise BackupError(f"the streams of {label} hold {rows} rows, and {counted[label]} were counted")
 
 
-def _store(
-    settings: Settings,
-    address: Address,
-    snapshot: Snapshot,
-    packer: Packer,
-    stream: Stream,
-    crew: Crew[StoredObject],
-) -> StoredObject:
-    database, limits = settings.database, settings.backup
-    with closing(copy_session(address, "backup data", limits.dump_timeout)) as conn:
-        join(conn, snapshot, lock_timeout=database.lock_timeout, longest=limits.dump_timeout)
-        out = CopyOut(conn, stream.statement(), stream.table.label, limits.stall_timeout.total_seconds(), crew.check)
+def _store(sessions: Sessions, packer: Packer, stream: Stream, crew: Crew[StoredObject]) -> StoredObject:
+    patience = sessions.settings.backup.stall_timeout.total_seconds()
+    with sessions.one() as conn:
+        out = CopyOut(conn, stream.statement(), stream.table.label, patience, crew.check)
 
         def chunks() -> Iterator[bytes]:
             for chunk in out:
