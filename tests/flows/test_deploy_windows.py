@@ -97,7 +97,7 @@ def polled_deployment() -> None:
             await client.create_work_pool(WorkPoolCreate(name="kg", type="process"), overwrite=True)
             made = await client.create_flow(flow)
             await client.create_deployment(
-                made, "dev", work_pool_name="kg", entrypoint="flows.deploy:deploy", tags=["environment:dev"]
+                made, "dev", work_pool_name="kg", entrypoint="flows.deploy.deploy", tags=["environment:dev"]
             )
             await client.send_worker_heartbeat("kg", "nobody", heartbeat_interval_seconds=30)
 

@@ -47,7 +47,7 @@ def test_the_form_of_each_flow_is_what_the_ui_needs(entrypoint: str) -> None:
         assert field.get("description"), f"{name} has no description"
         assert field.get("type") in ("string", "boolean", "integer", "number"), f"{name}: {field}"
         assert name in schema["required"] or "default" in field, name
-    if entrypoint == "flows.rollback:rollback":
+    if entrypoint == "flows.rollback.rollback":
         assert form["strategy"]["enum"] == ["auto", "revert", "restore", "reset"]
 
 
@@ -66,7 +66,7 @@ def test_schedules() -> None:
         for schedule in each.get("schedules", ()):
             assert set(schedule) <= {"slug", "cron", "timezone", "parameters"}
             assert {"slug", "cron", "timezone"} <= set(schedule)
-            found.setdefault(each["entrypoint"].partition(":")[2], []).append(schedule)
+            found.setdefault(each["entrypoint"].rpartition(".")[2], []).append(schedule)
     assert {name: {each["cron"] for each in schedules} for name, schedules in found.items()} == {
         "backup": {"15 2 * * *"},
         "restore_drill": {"30 6 * * 0"},

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -45,7 +45,7 @@ def register(client: SyncPrefectClient, environments: list[Environment]) -> None
         )
     for _, entry in wanted_deployments(environments):
         try:
-            make_deployment(entry)
+            make_deployment(client, entry)
         except PrefectException as error:
             name = f"{entry['entrypoint']} of {entry['name']}"
             raise EngineFailed(f"prefect.yaml: {name} was not registered: {error}") from error
@@ -54,7 +54,7 @@ def register(client: SyncPrefectClient, environments: list[Environment]) -> None
         make_automation(client, wanted)
 
 
-def make_deployment(entry: dict[str, Any]) -> None:
+def make_deployment(client: SyncPrefectClient, entry: dict[str, Any]) -> None:
     """As `prefect deploy` makes it of an entry of prefect.yaml, which takes seconds for each."""
     limit = entry.get("concurrency_limit")
     deployment = RunnerDeployment.from_entrypoint(
@@ -67,7 +67,9 @@ def make_deployment(entry: dict[str, Any]) -> None:
         work_pool_name=POOL,
     )
     schedules = [_schedule(each) for each in entry.get("schedules", ())]
-    deployment.apply(schedules=schedules, work_pool_name=POOL)
+    made = deployment.apply(schedules=schedules, work_pool_name=POOL)
+    # It says that the code is in this folder, and the worker would copy that, a gigabyte with .venv, for each run.
+    client.update_deployment(made, DeploymentUpdate(path=None))
 
 
 def _schedule(entry: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def wanted_deployments(environments: list[Environment]) -> Iterator[tuple[str, d
     """`flow/environment` and its entry in prefect.yaml."""
     for entry in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
         if entry["name"] in environments:
-            flow = str(entry["entrypoint"]).partition(":")[2].replace("_", "-")
+            flow = str(entry["entrypoint"]).rpartition(".")[2].replace("_", "-")
             yield f"{flow}/{entry['name']}", entry
 
 
@@ -178,7 +180,7 @@ def _differences(name: str, wanted: dict[str, Any], found: DeploymentResponse | 
     if found is None:
         yield f"deployment {name}: not there"
         return
-    if (found.entrypoint, found.work_pool_name) != (wanted["entrypoint"], POOL):
+    if (found.entrypoint, found.path, found.work_pool_name) != (wanted["entrypoint"], None, POOL):
         yield f"deployment {name}: is not what prefect.yaml says"
     if not set(wanted["tags"]) <= set(found.tags):
         yield f"deployment {name}: lacks its tags"
