@@ -47,6 +47,16 @@ class Table:
     def identifier(self) -> Identifier:
         return Identifier(self.schema, self.name)
 
+    @property
+    def pattern(self) -> str:
+        """For pg_dump: this table, and no other."""
+        return f"{literal_pattern(self.schema)}.{literal_pattern(self.name)}"
+
+
+def literal_pattern(name: str) -> str:
+    """A pattern of pg_dump that means this one name: in double quotes nothing but $ and quotes is special."""
+    return '"' + name.replace('"', '""') + '"'
+
 
 def identity_of(conn: Connection) -> Identity:
     """Which database this is. Writes nothing: without kg_ops there is no uuid."""

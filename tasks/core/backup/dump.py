@@ -146,8 +146,8 @@ def dump_argv(
         "--no-password",
         f"--snapshot={snapshot}",
         f"--lock-wait-timeout={round(lock_timeout.total_seconds() * 1000)}",
-        *(f"--schema={_literal_pattern(schema)}" for schema in schemas or ()),
-        *(f"--exclude-table-data={_literal_pattern(t.schema)}.{_literal_pattern(t.name)}" for t in left_out),
+        *(f"--schema={contents.literal_pattern(schema)}" for schema in schemas or ()),
+        *(f"--exclude-table-data={table.pattern}" for table in left_out),
     ]
 
 
@@ -289,8 +289,3 @@ def _table_bytes(conn: Connection, labels: Iterable[str]) -> int:
     with database_errors("reading the tables' sizes"):
         row = conn.execute(query("dumped_bytes"), {"labels": list(labels)}).fetchone()
     return int(row[0]) if row else 0
-
-
-def _literal_pattern(schema: str) -> str:
-    """A pattern of pg_dump that means this one schema: in double quotes nothing but $ and quotes is special."""
-    return '"' + schema.replace('"', '""') + '"'

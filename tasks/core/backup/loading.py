@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 
 from psycopg.sql import SQL, Identifier
-from pydantic import SecretStr
 
 from sql import query
 from tasks.core.addresses import Address
 from tasks.core.backup.copying import copy_session
 from tasks.core.backup.crew import Crew
-from tasks.core.backup.manifest import Backup, Manifest, Rows, StoredObject
+from tasks.core.backup.manifest import Backup, Rows, StoredObject
 from tasks.core.backup.reading import plain_chunks
 from tasks.core.errors import IntegrityError
 from tasks.core.postgres.connections import Connection, database_errors
@@ -58,42 +57,35 @@ def _load(
         closing(copy_session(address, "restore data", settings.backup.dump_timeout)) as conn,
         database_errors(f"restoring the rows of {label}"),
     ):
-        _set_encoding(conn, backup.manifest)
-        _check_types(conn, data, label)
-        rows = _copy_in(conn, store, backup, wanted, data, identity, crew)
+        set_encoding(conn, backup.manifest.server.encoding)
+        check_types(conn, data, label)
+        rows = copy_in(conn, data, plain_chunks(store, backup, identity, wanted), crew)
         if rows != data.rows:
             raise IntegrityError(f"{wanted.name} holds {rows} rows of {label}, the manifest says {data.rows}")
         conn.commit()
     return rows
 
 
-def _copy_in(
-    conn: Connection,
-    store: Store,
-    backup: Backup,
-    wanted: StoredObject,
-    data: Rows,
-    identity: SecretStr | None,
-    crew: Crew[int],
-) -> int:
+def copy_in(conn: Connection, data: Rows, chunks: Iterable[bytes], crew: Crew[int]) -> int:
+    """The table's new rows, in a transaction that is left open."""
     columns = SQL(", ").join(Identifier(column.name) for column in data.columns)
     table = Identifier(data.schema_name, data.table_name)
     conn.autocommit = False
     with conn.cursor() as cursor:
         with cursor.copy(query("copy_rows_in").format(table=table, columns=columns)) as copy:
-            for chunk in plain_chunks(store, backup, identity, wanted):
+            for chunk in chunks:
                 crew.check()
                 copy.write(chunk)
                 crew.advance(len(chunk))
         return cursor.rowcount
 
 
-def _set_encoding(conn: Connection, manifest: Manifest) -> None:
-    """Text lies in the objects as the original's database had it."""
-    conn.execute(query("set_setting"), {"name": "client_encoding", "value": manifest.server.encoding})
+def set_encoding(conn: Connection, encoding: str) -> None:
+    """Text lies in the rows as the original's database had it."""
+    conn.execute(query("set_setting"), {"name": "client_encoding", "value": encoding})
 
 
-def _check_types(conn: Connection, data: Rows, label: str) -> None:
+def check_types(conn: Connection, data: Rows, label: str) -> None:
     """A binary form says nothing of its type: another one would be read as nonsense."""
     names = {"schema": data.schema_name, "name": data.table_name}
     there: dict[str, str] = dict(conn.execute(query("column_types"), names).fetchall())

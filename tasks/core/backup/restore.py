@@ -1,32 +1,28 @@
 """Our tables from a proved backup, built beside the live ones in the target, before anything is swapped.
 
-The archive is restored into a scratch server first, where our tables move to a schema of their own; a dump of only
-that schema then carries them to the target. So no archive's text is rewritten: the server itself spells the new
+The archive is restored into a scratch server first, where our tables move to a schema of their own; only that schema is
+then carried to the target (carrying.py). So no archive's text is rewritten: the server itself spells the new
 schema. Other people's tables are never touched.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from psycopg.sql import SQL, Identifier
 
 from sql import query
-from tasks.core import commands
-from tasks.core.addresses import Address
 from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.building import build_options, through_pooler, wanted_memory
+from tasks.core.backup.carrying import Hop, carry
 from tasks.core.backup.loss import tables_in
 from tasks.core.backup.manifest import Backup
-from tasks.core.backup.restoring import restoring
 from tasks.core.errors import IntegrityError
 from tasks.core.operations.operation import Operation
 from tasks.core.postgres.connections import Connection, connect, database_errors, describe
-from tasks.core.postgres.scratch import Scratch, scratch_database
+from tasks.core.postgres.scratch import scratch_database
 from tasks.core.progress import track
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
@@ -77,7 +73,9 @@ def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: st
             options = {} if through_pooler(conn) else build_options(settings, conn, wanted, own=False)
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
-            _copy_schema(scratch, conn, settings.address, schema, options)
+            _make_schema(conn, schema)
+            major = conn.info.server_version // 10_000
+            carry(Hop(settings, scratch, settings.address, major, schema), options)
     return Staged(backup, schema, moved, entries)
 
 
@@ -106,29 +104,12 @@ def move_objects(conn: Connection, source: str, target: str, tables: Sequence[st
         )
 
 
-def _copy_schema(scratch: Scratch, conn: Connection, target: Address, schema: str, options: dict[str, str]) -> None:
-    """pg_dump of one schema of the scratch database, straight into pg_restore on the target; no file between.
-
-    The schema itself is made here: in the scratch database it belongs to that server's superuser, who need not exist
-    in the target. `options` are settings of the session that fills it and builds its indexes.
+def _make_schema(conn: Connection, schema: str) -> None:
+    """Here, not from the archive: in the scratch database it belongs to that server's superuser, who need not exist in
+    the target.
     """
     with database_errors(f"making the staging schema {schema}"):
         conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
-    dump: list[str | Path] = [scratch.tools.pg_dump, "--format=custom", "--compress=0", f'--schema="{schema}"']
-    major = conn.info.server_version // 10_000
-    with (
-        # A starter waits for sessions of this name: the child may have all it needs to commit when we are killed.
-        restoring(
-            scratch.tools,
-            target,
-            major,
-            ["--single-transaction", f"--schema={schema}"],
-            options=options,
-            purpose="stage",
-        ) as writer,
-        commands.stream(dump, env=scratch.address.environment(), timeout=None) as reader,
-    ):
-        shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)
 
 
 def _compare_with_manifest(conn: Connection, found: Staged) -> None:
