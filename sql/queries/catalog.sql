@@ -331,6 +331,31 @@ CREATE FUNCTION {guard}.setval(regclass, bigint) RETURNS bigint LANGUAGE plpgsql
 CREATE FUNCTION {guard}.setval(regclass, bigint, boolean) RETURNS bigint LANGUAGE plpgsql
     AS $guard$ BEGIN RETURN pg_catalog.setval({guard}.own($1), $2, $3); END $guard$;
 
+-- name: kept_from_migrations
+-- What a transaction that will be rolled back must take its own rights to, for as long as it lasts: sequences, which do
+-- not come back, and tables whose identity columns move one without asking for a right. Not the scratch schema's.
+SELECT CASE c.relkind WHEN 'S' THEN 'USAGE, UPDATE ON SEQUENCE' ELSE 'INSERT, UPDATE ON TABLE' END AS rights,
+       n.nspname::text AS schema, c.relname::text AS name, pg_get_userbyid(c.relowner)::text AS owner
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN (%(schema)s, 'information_schema', 'kg_ops')
+   AND pg_has_role(c.relowner, 'USAGE') AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+   AND (c.relkind = 'S' OR c.relkind IN ('r', 'p')
+        AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity <> '' AND NOT a.attisdropped))
+ ORDER BY 2, 3;
+
+-- name: sequences_elsewhere
+-- The sequences outside a schema, where we are a superuser, whom no missing right keeps from moving them.
+SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'S' AND n.nspname !~ '^pg_' AND n.nspname <> %(schema)s
+   AND (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+ ORDER BY 1, 2;
+
+-- name: way_back_of_sequence
+-- What puts a sequence where it stands now; read without the lock by which a move is told.
+SELECT format('%I.%I', {schema}::text, {name}::text),
+       format('SELECT setval(%L, %s, %s)', format('%I.%I', {schema}::text, {name}::text), last_value, is_called)
+  FROM {sequence}
+
 -- name: database_and_role
 -- Where and who we are.
 SELECT current_database(), current_user;

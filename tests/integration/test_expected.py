@@ -112,7 +112,9 @@ def test_a_failing_migration_leaves_nothing_behind(conn: Connection, tmp_path: P
 
 def test_a_table_that_no_migration_made_is_not_changed(conn: Connection, tmp_path: Path) -> None:
     run(conn, "CREATE EXTENSION vector", "CREATE TABLE theirs (id int)")
-    with pytest.raises(MigrationFailed, match=r"002_change_something.up.sql changes (public\.)?theirs, which no migr"):
+    with pytest.raises(
+        MigrationFailed, match=r"002_change_something.up.sql:1:1: changes (public\.)?theirs, which no migr"
+    ):
         make(conn, *migrations_of(tmp_path, "ALTER TABLE theirs ADD COLUMN ours text;"))
     assert conn.execute("SELECT count(*) FROM pg_attribute WHERE attrelid = 'theirs'::regclass AND attnum > 0")
 
@@ -136,6 +138,58 @@ def test_a_live_sequence_does_not_move(conn: Connection, tmp_path: Path, stateme
     with pytest.raises(MigrationFailed, match=r"002_change_something\.up\.sql:1:\d+: the sequence \S+_seq is not made"):
         make(conn, *migrations_of(tmp_path, statement))
     assert positions(conn) == before
+
+
+INDIRECT = {
+    "qualified": "SELECT pg_catalog.setval('public.theirs_seq', 1000);",
+    "a function with a search_path of its own": "SELECT public.jump();",
+    "a function of the migration's": "CREATE FUNCTION hop() RETURNS bigint LANGUAGE sql SET search_path = pg_catalog"
+    " AS $$ SELECT setval('public.theirs_seq', 1000) $$; SELECT hop();",
+    "a trigger": "CREATE FUNCTION hop() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS"
+    " $$ BEGIN PERFORM setval('public.theirs_seq', 1000); RETURN NEW; END $$;"
+    "CREATE TRIGGER hop BEFORE INSERT ON code_patterns FOR EACH ROW EXECUTE FUNCTION hop();"
+    "INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language) VALUES ('', '', '', '');",
+    "a serial column": "INSERT INTO public.theirs (said) VALUES ('x');",
+    "an identity column": "INSERT INTO public.identified (said) VALUES ('x');",
+    "an identity column, anew": "UPDATE public.identified SET id = DEFAULT;",
+    "a block with a default in it": "DO $$ BEGIN PERFORM setval('public.theirs_seq', 1000);"
+    " CREATE TABLE more (id int DEFAULT 0); END $$;",
+    "a table made of it": "CREATE TABLE more AS SELECT setval('public.theirs_seq', 1000) AS id;",
+    "a column's default": "INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language)"
+    " VALUES ('', '', '', ''); ALTER TABLE code_patterns ADD COLUMN n bigint DEFAULT nextval('public.theirs_seq');",
+    "a plan that is run": "EXPLAIN ANALYZE SELECT setval('public.theirs_seq', 1000);",
+}
+
+
+@pytest.mark.parametrize("way", INDIRECT)
+def test_nor_does_it_move_by_a_way_round(conn: Connection, limited: Connection, tmp_path: Path, way: str) -> None:
+    """The guard's functions see only what is called by its bare name; these are stopped by what the role may not do."""
+    role, database = Identifier("limited Role"), Identifier(conn.info.dbname)
+    conn.execute(SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, role))
+    conn.execute(SQL("GRANT CREATE ON SCHEMA public TO {}").format(role))
+    run(limited, "CREATE SEQUENCE public.theirs_seq", "CREATE TABLE public.theirs (id serial, said text)",
+        "CREATE TABLE public.identified (id int GENERATED ALWAYS AS IDENTITY, said text)",
+        "INSERT INTO public.identified (said) VALUES ('one')",
+        "CREATE FUNCTION public.jump() RETURNS bigint LANGUAGE sql SET search_path = pg_catalog"
+        " AS $$ SELECT setval('public.theirs_seq', 1000) $$")  # fmt: skip
+    before, rights = positions(conn), acls(conn)
+    with pytest.raises((MigrationFailed, PrivilegeMissing), match=r"002_change_something\.up\.sql:1:\d+: ") as caught:
+        make(limited, *migrations_of(tmp_path, INDIRECT[way]))
+    assert positions(conn) == before, caught.value
+    assert acls(conn) == rights
+    assert "migration made" in f"{caught.value} {caught.value.hint}", "no GRANT is what is missing"
+
+
+def acls(conn: Connection) -> list[object]:
+    return conn.execute("SELECT relname, relacl::text FROM pg_class WHERE oid > 16383 ORDER BY 1").fetchall()
+
+
+def test_what_a_superuser_moves_all_the_same_is_said_with_the_way_back(conn: Connection, tmp_path: Path) -> None:
+    """Nothing keeps a superuser from it but the guard; what got past it must not go unnoticed."""
+    run(conn, "CREATE EXTENSION vector", "CREATE SEQUENCE theirs_seq", "SELECT setval('theirs_seq', 41)")
+    with pytest.raises(MigrationFailed, match=r"002_\S+:1:1: the sequence public.theirs_seq .* was moved") as caught:
+        make(conn, *migrations_of(tmp_path, "SELECT pg_catalog.setval('public.theirs_seq', 1000);"))
+    assert "SELECT setval('public.theirs_seq', 41, t)" in (caught.value.hint or "")
 
 
 def test_a_sequence_of_the_migrations_own_moves_in_the_scratch_schema(conn: Connection, tmp_path: Path) -> None:

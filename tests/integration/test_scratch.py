@@ -159,7 +159,7 @@ def test_kill_9_leaves_neither_process_nor_folder(person: Person) -> None:
     server, guardian = server_of(place), guardian_of(place)
     assert server
     kill(child)
-    until(lambda: is_gone(server) and is_gone(guardian) and not place.exists())
+    until(lambda: is_gone(server) and is_gone(guardian) and not place.exists(), seconds=20)
 
 
 @pytest.mark.slow

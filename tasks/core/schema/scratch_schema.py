@@ -29,7 +29,7 @@ _CONCURRENTLY = re.compile(
 
 
 # What may move a sequence at once. A default or a function's body is kept, and must not name the guard's functions.
-_MOVES = frozenset({"select", "with", "values", "insert", "update", "delete", "merge", "call", "do"})
+_MOVES = frozenset({"select", "with", "values", "insert", "update", "delete", "merge", "call", "do", "explain", "copy"})
 _DEFAULT = re.compile(r"\bdefault\b", re.IGNORECASE)
 
 
@@ -43,6 +43,7 @@ def scratch_schema(conn: Connection, schema: str) -> Iterator[str]:
         _set(conn, "lock_timeout", LOCK_TIMEOUT)
         _create(conn, name)
         _guard_sequences(conn, name)
+        _keep_away(conn, name)
         for row in conn.execute(query("default_privileges"), {"schema": schema}).fetchall():
             conn.execute(_default_privilege(name, *row))
         yield name
@@ -52,19 +53,32 @@ def run_in_scratch(conn: Connection, migration: Migration, scratch: str) -> None
     """Run the up script there. Raises MigrationFailed (file:line:column), also where it changes a table that no
     migration made; PrivilegeMissing.
     """
-    before = _locked_elsewhere(conn, scratch)
+    before, positions = _locked_elsewhere(conn, scratch), _positions(conn, scratch)
     path = search_path(conn, scratch)
     guarded = SQL(", ").join(map(Identifier, (scratch, _guard(scratch), "pg_catalog"))).as_string(conn)
     for statement in migration.up_script.statements:
         if statement.words[:1] != ("vacuum",):  # cannot run in a transaction, and changes no catalog
             _set(conn, "search_path", f"{guarded}, {path}" if _may_move(statement) else path)
             _execute(conn, migration, statement)
+            foreign = _locked_elsewhere(conn, scratch) - before
+            if foreign:
+                _refuse_moved(conn, scratch, _where(migration, statement), foreign, positions)
+                raise MigrationFailed(
+                    f"{_where(migration, statement)}: changes {', '.join(sorted(foreign))}, which no migration made",
+                    hint="a migration changes our own tables only; this run was rolled back",
+                )
     _set(conn, "search_path", path)
-    foreign = _locked_elsewhere(conn, scratch) - before
-    if foreign:
+
+
+def _refuse_moved(conn: Connection, scratch: str, place: str, foreign: set[str], before: dict[str, str]) -> None:
+    """What the guard did not see of a superuser's must not go unnoticed."""
+    now = _positions(conn, scratch)
+    moved = sorted(name for name in foreign if now.get(name) != before.get(name))
+    if moved:
         raise MigrationFailed(
-            f"{migration.up.name} changes {', '.join(sorted(foreign))}, which no migration made",
-            hint="a migration changes our own tables only; this run was rolled back",
+            f"{place}: the sequence {', '.join(moved)} (which no migration made) was moved for good",
+            hint="a migration changes our own tables only; where nobody has used it since, this puts it back: "
+            + "; ".join(before[name] for name in moved),
         )
 
 
@@ -87,7 +101,10 @@ def _execute(conn: Connection, migration: Migration, statement: Statement) -> No
 def _remedy(statement: Statement, error: psycopg.Error) -> str | None:
     if statement.words[:2] == ("create", "extension"):
         return "a superuser runs, in this database: CREATE EXTENSION vector"
-    return error.diag.message_hint
+    return error.diag.message_hint or (
+        "tables and sequences which no migration made are kept from a migration here; what else it lacks, an "
+        "administrator grants"
+    )
 
 
 def _where(migration: Migration, statement: Statement, position: int = 1) -> str:
@@ -116,6 +133,25 @@ def _guard_sequences(conn: Connection, scratch: str) -> None:
     guard = Identifier(_guard(scratch))
     conn.execute(SQL("CREATE SCHEMA {}").format(guard))
     conn.execute(query("sequence_guard").format(guard=guard, schema=Literal(scratch)))
+
+
+def _keep_away(conn: Connection, scratch: str) -> None:
+    """Takes from us, until the rollback, what a migration could move for good by a way that the guard does not see: a
+    qualified name, a default, a trigger, a function with a search_path of its own. A superuser keeps all rights.
+    """
+    for rights, schema, name, owner in conn.execute(query("kept_from_migrations"), {"schema": scratch}).fetchall():
+        words = Identifier(schema, name), Identifier(owner)
+        conn.execute(SQL(f"REVOKE {rights} {{}} FROM PUBLIC, CURRENT_USER, {{}}").format(*words))
+
+
+def _positions(conn: Connection, scratch: str) -> dict[str, str]:
+    """The statement that puts it where it is, by sequence outside `scratch`; nothing where we could not move one."""
+    found = conn.execute(query("sequences_elsewhere"), {"schema": scratch}).fetchall()
+    read = [
+        query("way_back_of_sequence").format(schema=schema, name=name, sequence=Identifier(schema, name))
+        for schema, name in found
+    ]
+    return dict(conn.execute(SQL(" UNION ALL ").join(read)).fetchall()) if read else {}
 
 
 def _create(conn: Connection, name: str) -> None:
