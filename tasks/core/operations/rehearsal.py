@@ -7,10 +7,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from tasks.core.errors import MigrationFailed, OpsError, RehearsalFailed
+from psycopg.errors import InsufficientPrivilege
+
+from tasks.core.errors import MigrationFailed, OpsError, PrivilegeMissing, RehearsalFailed
 from tasks.core.operations.census import Census, census, lost
+from tasks.core.operations.rights import Stand, stand_on
 from tasks.core.postgres.connections import Connection, Server, connect
 from tasks.core.postgres.scratch import Scratch, scratch_database
 from tasks.core.progress import note, track
@@ -21,12 +25,14 @@ from tasks.core.schema.migrations import Migration, apply, load_migrations, reve
 from tasks.core.schema.observing import Lock, Observed, Watch
 from tasks.core.settings import DatabaseSettings, Settings
 
+_OUR_OWN = Stand()
+
 
 @dataclass(frozen=True)
 class Rehearsed:
     """One migration on the copy. Seconds of its way up, and of its way down (None: it has none, or one above has none).
 
-    `rows` of the tables that it locks, as they are in the copy.
+    `rows` of the tables that it locks, as they are in the copy. `rights`: whose it was tried with.
     """
 
     revision: str
@@ -35,6 +41,7 @@ class Rehearsed:
     down_seconds: float | None
     statements: tuple[Observed, ...]
     rows: Mapping[str, int]
+    rights: str = ""
 
     def to_detail(self) -> dict[str, Any]:
         """For the operation's row in the journal; `said` is what people read of it later."""
@@ -46,7 +53,8 @@ class Rehearsed:
         held = ", ".join(f"{mode} on {table} ({self.rows.get(table, 0):,} rows)" for table, mode in locks.items())
         down = "no way down" if self.down_seconds is None else f"down {self.down_seconds:.2f} s"
         said = f"rehearsed {self.revision} {self.name}: up {self.up_seconds:.2f} s, {down}"
-        return f"{said}; locks: {held or 'none of ours'}"
+        rights = f"; with the rights of {self.rights}" if self.rights else ""
+        return f"{said}; locks: {held or 'none of ours'}{rights}"
 
 
 @dataclass(frozen=True)
@@ -60,36 +68,43 @@ class Measured:
 def rehearse_on(
     scratch: Scratch, settings: Settings, pending: Sequence[Migration], counted: Mapping[str, int]
 ) -> tuple[Rehearsed, ...]:
-    """`rehearse` in the restored copy that a drill has made; `counted` are the rows in it, as its proof has them."""
+    """`rehearse` in the restored copy that a drill has made, with the rights of the target's role; `counted` are the
+    rows in it, as its proof has them.
+    """
     rows = {label.replace('"', ""): count for label, count in counted.items()}
-    with connect(scratch.address, purpose="rehearsal", database=settings.database) as conn:
-        rehearsed = rehearse(conn, settings, pending, rows)
+    address, stand = stand_on(scratch, settings)
+    with connect(address, purpose="rehearsal", database=settings.database) as conn:
+        rehearsed = rehearse(conn, settings, pending, rows, stand)
     for each in rehearsed:
         note(str(each))
     return rehearsed
 
 
 def rehearse(
-    conn: Connection, settings: Settings, pending: Sequence[Migration], rows: Mapping[str, int]
+    conn: Connection,
+    settings: Settings,
+    pending: Sequence[Migration],
+    rows: Mapping[str, int],
+    stand: Stand = _OUR_OWN,
 ) -> tuple[Rehearsed, ...]:
     """Run `pending` up on the restored copy of `conn`, compare with what the migrations say, and down again, compared
     with what was there before each. `rows` by "schema.table". Raises RehearsalFailed: the target was not touched.
     """
     schema = settings.database.schema_name
-    expected = expected_catalogs(conn, load_migrations(settings.migrations), schema)
+    expected = _expected(conn, settings, stand)
     known = _differences(conn, schema, expected, _before(expected, pending[0]))
     before: dict[str, tuple[str, Census]] = {}
     ups: dict[str, tuple[float, tuple[Observed, ...]]] = {}
     for migration in pending:
         counted = {} if migration.irreversible else census(conn, schema, expected, migration.revision)
         before[migration.revision] = (_fingerprint(conn, schema, expected), counted)
-        ups[migration.revision] = _up(conn, settings.database, migration)
+        ups[migration.revision] = _up(conn, settings.database, migration, stand)
     newest = pending[-1]
     _refuse_differences(newest, known, _differences(conn, schema, expected, newest.revision))
-    downs = _down_all(conn, settings.database, pending, before, expected)
+    downs = _down_all(conn, settings.database, pending, before, expected, stand)
     return tuple(
         Rehearsed(one.revision, one.name, ups[one.revision][0], downs.get(one.revision), ups[one.revision][1],
-                  _rows_of(schema, ups[one.revision][1], rows))
+                  _rows_of(schema, ups[one.revision][1], rows), str(stand))
         for one in pending
     )  # fmt: skip
 
@@ -126,13 +141,23 @@ def _nothing(_: Connection) -> None:
     """No ledger on a copy that is thrown away."""
 
 
-def _up(conn: Connection, database: DatabaseSettings, migration: Migration) -> tuple[float, tuple[Observed, ...]]:
+def _expected(conn: Connection, settings: Settings, stand: Stand) -> Expected:
+    migrations = load_migrations(settings.migrations)
+    try:
+        return stand.attempt(lambda: expected_catalogs(conn, migrations, settings.database.schema_name))
+    except (MigrationFailed, PrivilegeMissing) as error:
+        raise RehearsalFailed(f"on the restored copy, {error.message}", hint=_hint(error, stand)) from error
+
+
+def _up(
+    conn: Connection, database: DatabaseSettings, migration: Migration, stand: Stand
+) -> tuple[float, tuple[Observed, ...]]:
     watch, began = Watch(database.schema_name), time.monotonic()
     with track(f"rehearse-{migration.revision}", f"Rehearse {migration.label} on the copy"):
         try:
-            apply(conn, migration, database, _nothing, observer=watch)
+            stand.attempt(lambda: apply(conn, migration, database, _nothing, observer=watch))
         except MigrationFailed as error:
-            raise _failed(migration, "fails", error) from error
+            raise _failed(migration, "fails", error, stand) from error
     return round(time.monotonic() - began, 3), tuple(watch.statements)
 
 
@@ -142,6 +167,7 @@ def _down_all(
     pending: Sequence[Migration],
     before: Mapping[str, tuple[str, Census]],
     expected: Expected,
+    stand: Stand,
 ) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for migration in reversed(pending):
@@ -150,9 +176,9 @@ def _down_all(
             break
         began = time.monotonic()
         try:
-            revert(conn, migration, database, _nothing)
+            stand.attempt(partial(revert, conn, migration, database, _nothing))
         except MigrationFailed as error:
-            raise _failed(migration, "cannot be reverted", error) from error
+            raise _failed(migration, "cannot be reverted", error, stand) from error
         seconds[migration.revision] = round(time.monotonic() - began, 3)
         _refuse_no_way_back(conn, database.schema_name, expected, migration, before[migration.revision])
     return seconds
@@ -197,11 +223,15 @@ def _fingerprint(conn: Connection, schema: str, expected: Expected) -> str:
     return fingerprint(read_catalog(conn, schema, expected.scope))
 
 
-def _failed(migration: Migration, what: str, error: OpsError) -> RehearsalFailed:
-    return RehearsalFailed(
-        f"{migration.label} {what} on the restored copy: {error.message}",
-        hint="; ".join(filter(None, ["the database was not touched", error.hint])),
-    )
+def _failed(migration: Migration, what: str, error: OpsError, stand: Stand) -> RehearsalFailed:
+    message = f"{migration.label} {what} on the restored copy: {error.message}"
+    return RehearsalFailed(message, hint=_hint(error, stand))
+
+
+def _hint(error: OpsError, stand: Stand) -> str:
+    lacking = stand.rights and isinstance(error.__cause__, InsufficientPrivilege)
+    rights = f"it was tried with the rights that {stand.rights} has: an administrator grants what is missing"
+    return "; ".join(filter(None, ["the database was not touched", rights if lacking else "", error.hint]))
 
 
 def _rows_of(schema: str, statements: Sequence[Observed], rows: Mapping[str, int]) -> dict[str, int]:

@@ -40,7 +40,15 @@ _COMMON = {"listen_addresses": HOST, "unix_socket_directories": "", "timezone": 
 _guardians: list[subprocess.Popen[bytes]] = []  # kept, so that an ended one is collected and none is warned about
 
 
-def create(place: Place, binaries: Binaries, account: Account | None, *, database: str, durable: bool) -> None:
+def create(
+    place: Place,
+    binaries: Binaries,
+    account: Account | None,
+    *,
+    database: str,
+    durable: bool,
+    superuser: str = SUPERUSER,
+) -> None:
     """Make the cluster's data with one empty UTF-8 `database`; it appears whole or not at all.
 
     `durable` False leaves out checksums and syncing. Raises CommandFailed.
@@ -51,7 +59,7 @@ def create(place: Place, binaries: Binaries, account: Account | None, *, databas
     making.mkdir(mode=0o700)
     password = secrets.token_urlsafe(24)
     try:
-        _initdb(making, binaries, account, password, durable=durable)
+        _initdb(making, binaries, account, superuser, password, durable=durable)
         _single_user(making / "data", binaries, account, f'CREATE DATABASE "{database}"')
         if durable:
             _sync(making / "data", binaries, account)
@@ -61,10 +69,10 @@ def create(place: Place, binaries: Binaries, account: Account | None, *, databas
         shutil.rmtree(making, ignore_errors=True)
 
 
-def address(place: Place, port: int, database: str) -> Address:
+def address(place: Place, port: int, database: str, superuser: str = SUPERUSER) -> Address:
     """Where the served cluster is, for its superuser."""
     password = SecretStr(place.password.read_text(encoding="utf-8"))
-    return Address(host=HOST, port=port, dbname=database, user=SUPERUSER, password=password)
+    return Address(host=HOST, port=port, dbname=database, user=superuser, password=password)
 
 
 def port_served(place: Place) -> int | None:
@@ -123,14 +131,16 @@ def dispose(place: Place) -> None:
     _guardians[:] = [process for process in _guardians if process.poll() is None]
 
 
-def _initdb(making: Path, binaries: Binaries, account: Account | None, password: str, *, durable: bool) -> None:
+def _initdb(
+    making: Path, binaries: Binaries, account: Account | None, superuser: str, password: str, *, durable: bool
+) -> None:
     pwfile = making / "password"
     write_owned(pwfile, password)
     if account:
         account.own(pwfile)
         account.own(making)
     argv: list[str | Path] = [
-        *(binaries.folder / "initdb", "-D", making / "data", "-U", SUPERUSER, "-E", "UTF8"),
+        *(binaries.folder / "initdb", "-D", making / "data", "-U", superuser, "-E", "UTF8"),
         *("-A", "scram-sha-256", f"--pwfile={pwfile}", "--no-sync", *_locale(binaries.major)),
     ]
     if durable:

@@ -36,6 +36,8 @@ from tasks.core.progress import note
 from tasks.core.settings import Settings
 
 PREFIX = "kg_scratch_"
+# Of a copy's cluster: a name that no original has, whose roles are made there with no more rights than they have.
+SUPERUSER = "kg_scratch_superuser"
 KEEPERS_PATIENCE_SECONDS = 15.0
 
 
@@ -64,7 +66,7 @@ def scratch_database(settings: Settings, *, like: Server) -> Iterator[Scratch]:
         with _kept_database(settings.scratch, like) as address:
             yield _describe(address, settings, like, own=False)
         return
-    with private_cluster(settings.home, like.major) as maintenance:
+    with private_cluster(settings.home, like.major, SUPERUSER) as maintenance:
         name = _new_name()
         with connect(maintenance, purpose="scratch") as conn, database_errors("making a scratch database"):
             _create(conn, name, like)
@@ -72,7 +74,7 @@ def scratch_database(settings: Settings, *, like: Server) -> Iterator[Scratch]:
 
 
 @contextmanager
-def private_cluster(home: Path, major: int | None = None) -> Iterator[Address]:
+def private_cluster(home: Path, major: int | None = None, superuser: str = cluster.SUPERUSER) -> Iterator[Address]:
     """A cluster of this process alone, for its superuser: of that major where it can be had with pgvector, else the
     embedded one. It ends with the block, or with this process.
     """
@@ -81,9 +83,9 @@ def private_cluster(home: Path, major: int | None = None) -> Iterator[Address]:
     with places.usable(home) as true_home:
         place, users = places.new_scratch_place(true_home, account)
     try:
-        cluster.create(place, binaries, account, database="scratch", durable=False)
+        cluster.create(place, binaries, account, database="scratch", durable=False, superuser=superuser)
         port = cluster.serve(place, binaries, account, parameters=_tuned(), keep=False)
-        yield cluster.address(place, port, "scratch")
+        yield cluster.address(place, port, "scratch", superuser)
     finally:
         os.close(users)
         cluster.dispose(place)
