@@ -21,7 +21,8 @@ from tasks.core.documents import (
     SearchHit,
 )
 from tasks.core.postgres.connections import Connection
-from tasks.core.settings import CHECKOUT
+from tasks.core.settings import CHECKOUT, Settings
+from tests.integration.graphs import ROWS, deploy_graph
 from tests.terminal import MAIN, kg, on_a_terminal
 
 # Fails only where the tables really are, not in the scratch schema where the expected form is made, nor on the copy.
@@ -131,3 +132,22 @@ def test_a_deploy_that_fails_says_where_the_database_stands(surroundings: dict[s
     assert "002_fail_halfway.up.sql:2:1" in found.error.message
     assert "Traceback" not in done.stderr
     assert tables(conn) == 0
+
+
+@pytest.mark.slow
+def test_the_format_of_a_backup_is_the_environments_or_the_runs(
+    surroundings: dict[str, str], settings: Settings, conn: Connection, tmp_path: Path
+) -> None:
+    deploy_graph(conn, settings)
+    plain = (CHECKOUT / "deployments" / "environments" / "dev.toml").read_text()
+    own = plain.replace("[backup]", '[backup]\nformat = "portable"\nbinary_from_mb = 0')
+    (tmp_path / "dev.toml").write_text(own)
+    around = {**surroundings, "KG_ENVIRONMENTS": str(tmp_path)}
+    usual = BackupDocument.model_validate(answer(kg("backup", "dev", "--json", **around)))
+    asked = BackupDocument.model_validate(answer(kg("backup", "dev", "--format", "binary", "--json", **around)))
+    assert (usual.format, asked.format) == ("portable", "binary")
+    assert usual.tables["public.code_embeddings"] == asked.tables["public.code_embeddings"] == ROWS
+    (tmp_path / "dev.toml").write_text(own.replace("portable", "binary"))
+    once = BackupDocument.model_validate(answer(kg("backup", "dev", "--format", "portable", "--json", **around)))
+    assert once.format == "portable"
+    assert once.proved
