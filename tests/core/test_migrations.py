@@ -163,6 +163,17 @@ def test_a_down_script_is_never_irreversible_and_contradictions_are_refused(fold
         load_migrations(folder)
 
 
+def test_what_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "002_second.up.sql").unlink()
+    for make in (Path.mkdir, lambda place: place.symlink_to("/nowhere")):
+        make(folder / "002_second.up.sql")
+        with pytest.raises(MigrationFailed, match=r"002_second\.up\.sql cannot be read: ") as caught:
+            load_migrations(folder)
+        assert caught.value.hint
+        if (folder / "002_second.up.sql").is_dir():
+            (folder / "002_second.up.sql").rmdir()
+
+
 def test_a_file_that_is_not_utf8_is_named(folder: Path) -> None:
     (folder / "002_second.up.sql").write_bytes(b"SELECT '\xe9'")
     with pytest.raises(MigrationFailed, match=r"002_second\.up\.sql is not UTF-8 \(byte 8\)"):

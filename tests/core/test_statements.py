@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,14 @@ def test_comments_and_empty_statements_between_statements_are_left_out() -> None
     assert texts("-- nothing\n") == []
 
 
+def test_a_file_of_ten_megabytes_takes_no_longer_a_line_than_a_small_one() -> None:
+    """Counting lines from the top for every statement took more than ten minutes."""
+    began = time.process_time()
+    found = split_statements("SELECT 1;\n" * 1_000_000, "t.sql")
+    assert (len(found), found[-1].line, found[-1].column) == (1_000_000, 1_000_000, 1)
+    assert time.process_time() - began < 60
+
+
 def test_each_statement_knows_its_place() -> None:
     first, second = split_statements("-- x\n  SELECT 1;\nSELECT\n   nope;", "t.sql")
     assert (first.line, first.column) == (2, 3)
@@ -62,6 +72,8 @@ def test_each_statement_knows_its_place() -> None:
         ('SELECT "abc', "t.sql:1:8: this quote is never closed"),
         ("SELECT 1;\nSELECT $x$ abc $$", "t.sql:2:8: the quote $x$ is never closed"),
         ("SELECT 1 /* /* */", "t.sql:1:10: this comment is never closed"),
+        ("SELECT 1;\nSELECT '\0';", "t.sql:2:9: a NUL byte, which no statement can hold"),
+        ("COPY t (a) FROM PROGRAM 'id'", "t.sql:1:1: COPY ... PROGRAM in a migration"),
         ("SELECT 1;\nCOPY t FROM STDIN;\n1\t2\n\\.\n", "t.sql:2:1: COPY FROM STDIN: its rows work in psql only"),
     ],
 )

@@ -43,7 +43,12 @@ class Script:
 
 def read_script(path: Path, way: str) -> Script:
     """The file at `path`; `way` is "up" or "down". Raises MigrationFailed with file:line."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MigrationFailed(
+            f"{path} cannot be read: {error.strerror}", hint="make it a file that this user may read"
+        ) from error
     try:
         sql = content.decode("utf-8").removeprefix("\ufeff")  # the mark that some editors put first; psql skips it too
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tasks.core.errors import MigrationFailed
 
@@ -73,6 +74,9 @@ class _Splitter:
 
     def __init__(self, sql: str, name: str) -> None:
         self.sql, self.name, self.at = sql, name, 0
+        self.counted, self.line = 0, 1  # lines up to there: counted once, or a file of 10 MB would take an hour
+        if "\0" in sql:
+            raise self._error(sql.index("\0"), "a NUL byte, which no statement can hold", hint="take it out")
         self._begin()
 
     def _begin(self) -> None:
@@ -145,10 +149,17 @@ class _Splitter:
         words = tuple(self.words)
         if words[:1] == ("copy",) and "stdin" in words:
             raise self._error(self.start, "COPY FROM STDIN: its rows work in psql only", hint="use INSERT ... VALUES")
+        if words[:1] == ("copy",) and {("from", "program"), ("to", "program")} & set(pairwise(words)):
+            # A plan tries migrations where nothing of them remains; what a program does on the server remains.
+            raise self._error(self.start, "COPY ... PROGRAM in a migration", hint="run the program by itself")
         return Statement(self.sql[self.start : end].rstrip(), line, column, words)
 
     def _place(self, at: int) -> tuple[int, int]:
-        return self.sql.count("\n", 0, at) + 1, at - self.sql.rfind("\n", 0, at)
+        if at < self.counted:
+            self.counted, self.line = 0, 1
+        self.line += self.sql.count("\n", self.counted, at)
+        self.counted = at
+        return self.line, at - self.sql.rfind("\n", 0, at)
 
     def _error(self, at: int, message: str, hint: str | None = None) -> MigrationFailed:
         line, column = self._place(at)
