@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
@@ -68,6 +69,7 @@ def make_deployment(client: SyncPrefectClient, entry: dict[str, Any]) -> None:
     )
     schedules = [_schedule(each) for each in entry.get("schedules", ())]
     made = deployment.apply(schedules=schedules, work_pool_name=POOL)
+    assert isinstance(made, UUID)  # a coroutine it would be in an event loop only
     # It says that the code is in this folder, and the worker would copy that, a gigabyte with .venv, for each run.
     client.update_deployment(made, DeploymentUpdate(path=None))
 
