@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect.context import FlowRunContext
 
-from tasks.core.errors import NotConfirmed
+from tasks.core.errors import NotConfirmed, quoted
 from tasks.core.settings import Environment
 
 
@@ -16,7 +16,7 @@ def typed(environment: Environment, confirm: str) -> None:
     """
     if confirm == environment or (not confirm and not _of_deployment()):
         return
-    given = f"{confirm!r} was typed" if confirm else "nothing was typed"
+    given = f"{quoted(confirm)} was typed" if confirm else "nothing was typed"
     raise NotConfirmed(
         f"the rollback of {environment} was not confirmed: {given} into `confirm`; nothing was touched",
         hint=f"run it again, and type {environment} into `confirm`",

@@ -33,6 +33,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_QUOTED = 60  # characters
+
 
 class OpsError(Exception):
     """What failed, on what (`message`), and what to do next (`hint`)."""
@@ -51,6 +53,11 @@ class OpsError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by Exception's own pickling, and Prefect pickles what a task raises.
         return (_rebuild, (type(self), self.message, self.hint))
+
+
+def quoted(text: str) -> str:
+    """What somebody typed, for a message: nothing that moves a cursor, and its beginning where it is long."""
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…")
 
 
 def _rebuild(kind: type[OpsError], message: str, hint: str | None) -> OpsError:

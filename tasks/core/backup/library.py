@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity, Manifest, Proof, is_id
-from tasks.core.errors import BackupError, IntegrityError, ObjectMissing, UsageError
+from tasks.core.errors import BackupError, IntegrityError, ObjectMissing, UsageError, quoted
 from tasks.core.progress import note
 from tasks.core.store.base import Entry, Store
 
@@ -115,7 +115,7 @@ def check_id(environment: str, wanted: str) -> None:
     """Raises UsageError for what is no id."""
     if not is_id(wanted):
         raise UsageError(
-            f"{wanted!r} is not the id of a backup",
+            f"{quoted(wanted)} is not the id of a backup",
             hint=f"it looks like 20260101T020000Z-0123abcd: kg backups {environment}",
         )
 

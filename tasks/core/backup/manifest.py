@@ -22,7 +22,7 @@ DUMP, MANIFEST, PROOF, KEEP = "database.dump.zst", "manifest.json", "proof.json"
 ENCRYPTED = f"{DUMP}.age"
 GLOBALS, LOAD = "globals.sql", "load.sql"
 RESTORING = ("scratch", "pre-data", "data", "post-data")  # the phases of a drill that a restore has too
-_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 def _utc(time: datetime) -> datetime:
