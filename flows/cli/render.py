@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MARKS = {"ok": "✓", "failed": "✗", "skipped": "-", "note": "!"}
 _COMMENT = re.compile(r"^(?:[rub]*[\"']+|[#/*!;<-]+|\s)+", re.IGNORECASE)  # what stands before its first word
 _FEWEST_SHOWN = 16  # characters of a preview
-_STYLES = {"✓": "green", "✗": "bold red", "-": "dim", "!": "yellow"}
+STYLES = {"✓": "green", "✗": "bold red", "-": "dim", "!": "yellow"}
 
 
 def report(document: ReportDocument) -> None:
@@ -270,7 +270,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for position, heading in enumerate(headings):
         drawn.add_column(heading, overflow="fold", no_wrap=position == 0)
     for row in rows:
-        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     Console().print(drawn)
 
 

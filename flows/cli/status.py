@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +17,14 @@ from flows.cli.display import age, duration
 from flows.cli.options import Json, Output, Verbose
 
 if TYPE_CHECKING:
-    from tasks.core.documents.status import EnvironmentStatus, StatusDocument
+    from tasks.core.documents.status import EnvironmentStatus, StatusDocument, WaitingItem
 
 AnyEnvironment = Annotated[
     str | None, typer.Argument(metavar="[ENVIRONMENT]", help="Default: all of them.", show_default=False)
 ]
 
 _MARKS = {"safe": "✓", "not-safe": "✗", "unreachable": "✗", "nothing-yet": "-", "not-configured": "-"}
+_INDENT = 14  # where verdicts and values begin
 
 
 def status(environment: AnyEnvironment = None, json: Json = False, verbose: Verbose = False) -> int:
@@ -42,40 +47,63 @@ def status(environment: AnyEnvironment = None, json: Json = False, verbose: Verb
 
 
 def show(document: StatusDocument) -> None:
-    """A table of the environments that answered, and a verdict for each."""
+    """A verdict for each environment, and beneath it what it rests on: it fits a terminal of 80 columns."""
     now = datetime.now(UTC)
-    answered = [each for each in document.environments if each.standing in ("safe", "not-safe")]
-    headings = ("environment", "revision", "proved backup", "age", "restores in", "next window", "running", "waits")
-    render.table(headings, [_row(each, now) for each in answered])
     for each in document.environments:
-        render.say(f"{_MARKS[each.standing]} {each.environment}: {each.verdict}")
+        _marked(_MARKS[each.standing], f"{each.environment:<12}{each.verdict}")
         if each.next and each.standing != "not-configured":
-            render.say(f"    next: {each.next}")
+            _marked("", f"  {'next':<10}{each.next}", style="bold")
+        if each.standing in ("safe", "not-safe"):
+            for name, value in _lines(each, now):
+                _marked("", f"  {name:<10}{value}")
 
 
-def _row(one: EnvironmentStatus, now: datetime) -> tuple[str, ...]:
-    backup = one.backup
-    return (
-        one.environment,
-        (one.revision or "none") + (f" (+{len(one.pending)} pending)" if one.pending else ""),
-        backup.id if backup else "none",
-        age(now - backup.created) if backup else "-",
-        duration(backup.restore_seconds) if backup else "-",
-        _window(one, now),
-        "; ".join(f"{each.kind}{'' if each.alive else ' (died)'}" for each in one.running) or "-",
-        "; ".join(_waits(each.state, each.missing) for each in one.waiting) or "-",
-    )
+def _lines(one: EnvironmentStatus, now: datetime) -> Iterator[tuple[str, str]]:
+    pending = f", {len(one.pending)} pending: {', '.join(one.pending)}" if one.pending else ""
+    yield "revision", (one.revision or "none") + pending
+    if backup := one.backup:
+        yield "backup", f"{backup.id}, {age(now - backup.created)} old, restores in {duration(backup.restore_seconds)}"
+    else:
+        yield "backup", "none is proved"
+    yield "window", _window(one, now)
+    for each in one.running:
+        step = f", at {each.step}" if each.step else ""
+        yield "running" if each.alive else "died", f"{each.kind}{step}, begun {age(now - each.since)} ago"
+    for plan in one.waiting:
+        yield "waits", f"plan {plan.plan} of {plan.started_by}: {_waits(one, plan)}"
 
 
 def _window(one: EnvironmentStatus, now: datetime) -> str:
     if not one.windows:
         return "any time"
     if one.window_start is None or one.window_end is None:
-        return "none"
-    if one.window_start <= now:
-        return f"open until {one.window_end.astimezone():%a %H:%M}"
-    return f"{one.window_start.astimezone():%Y-%m-%d %H:%M}"
+        return "none in the next 400 days"
+    start, end = one.window_start.astimezone(), one.window_end.astimezone()
+    if start <= now:
+        return f"open until {end:%a %Y-%m-%d %H:%M}"
+    return f"next {start:%a %Y-%m-%d %H:%M} to {end:%a %H:%M}"
 
 
-def _waits(state: str, missing: int) -> str:
-    return f"a plan, for {missing} approval{'' if missing == 1 else 's'}" if missing else f"a plan ({state})"
+def _waits(one: EnvironmentStatus, plan: WaitingItem) -> str:
+    """For whom or what, until when, and how to answer."""
+    if plan.missing:
+        people = f"{plan.missing} approval{'' if plan.missing == 1 else 's'}"
+        return f"{people} until {plan.expires.astimezone():%a %H:%M} (kg approve {one.environment} --name NAME)"
+    return f"{plan.state} for {plan.scheduled_for.astimezone():%a %Y-%m-%d %H:%M}" if plan.scheduled_for else plan.state
+
+
+def _marked(mark: str, text: str, style: str = "") -> None:
+    """A line behind its mark, or its room; on a terminal in colour, and what is too long goes on beneath the values."""
+    line = f"{mark or ' '} {text}"
+    if not sys.stdout.isatty():
+        render.say(line.rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    width = shutil.get_terminal_size().columns
+    wrapped = textwrap.fill(line, width, subsequent_indent=" " * _INDENT, break_on_hyphens=False, drop_whitespace=True)
+    shown = Text(wrapped, style=style)
+    if mark:
+        shown.stylize(render.STYLES.get(mark, ""), 0, len(mark))
+    Console().print(shown, soft_wrap=True)

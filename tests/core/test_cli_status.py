@@ -1,0 +1,75 @@
+"""`kg status` as a person sees it: on a narrow terminal, without colours, in a pipe."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows.cli.status import show
+from tasks.core.documents.status import EnvironmentStatus, ProvedBackup, RunningItem, StatusDocument, WaitingItem
+from tests.terminal import on_a_terminal
+
+ID = "20261114T021503Z-5ba87c1e"
+SHOW = "from tests.core.test_cli_status import document; from flows.cli.status import show; show(document())"
+
+
+def document() -> StatusDocument:
+    now = datetime.now(UTC)
+    old = now - timedelta(days=9)
+    backup = ProvedBackup(id=ID, created=old, proved_at=old, grade="restorable", restore_seconds=252.3, stored_bytes=10)
+    staging = EnvironmentStatus(
+        environment="staging",
+        standing="not-safe",
+        verdict="the newest proved backup is 9 days old, the limit is 7 days",
+        next="kg backup staging",
+        revision="001",
+        pending=("002_add_reviews",),
+        backup=backup,
+        running=(RunningItem(kind="index", since=now, host="h", pid=3, step="build", alive=True),),
+    )
+    production = EnvironmentStatus(
+        environment="production",
+        standing="safe",
+        verdict="safe as of 7 h ago: comes back in 252.3 s from a backup that was restored, and more",
+        revision="001",
+        backup=backup,
+        windows=True,
+        window_start=now + timedelta(days=2),
+        window_end=now + timedelta(days=2, hours=3),
+        waiting=(WaitingItem(plan="5085e406a3ce", state="waiting", started_by="Ada", missing=2, expires=now),),
+    )
+    return StatusDocument(safe=False, environments=(staging, production))
+
+
+def test_a_pipe_has_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) -> None:
+    show(document())
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert lines[0] == "✗ staging     the newest proved backup is 9 days old, the limit is 7 days"
+    assert "    next      kg backup staging" in lines
+    assert "    revision  001, 1 pending: 002_add_reviews" in lines
+    assert f"    backup    {ID}, 9 days old, restores in 4 min 12 s" in lines
+    assert "    running   index, at build, begun 0 min ago" in lines
+    assert re.search(r"    window    next \w{3} \d{4}-\d\d-\d\d \d\d:\d\d to \w{3} \d\d:\d\d", said)
+    assert "plan 5085e406a3ce of Ada: 2 approvals until" in said
+    assert "(kg approve production --name NAME)" in said
+    assert "\x1b" not in said
+
+
+def test_a_narrow_terminal_wraps_beneath_the_values() -> None:
+    status, shown = on_a_terminal(SHOW, COLUMNS="80")
+    assert status == 0, shown
+    assert "\x1b[32m✓" in shown
+    assert "\x1b[1;31m✗" in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "").splitlines()
+    assert max(map(len, plain)) <= 80
+    assert [line for line in plain if not re.match(r"[✓✗] \w|    \w|              \S", line)] == []
+    assert f"    backup    {ID}, 9 days old, restores in 4 min 12 s" in plain
+
+
+def test_no_color_is_obeyed() -> None:
+    _, shown = on_a_terminal(SHOW, COLUMNS="80", NO_COLOR="1")
+    assert "\x1b[1m✗\x1b[0m staging" in shown, "bold is no colour"
+    assert not re.search(r"\x1b\[(\d+;)?[34]\dm", shown)
