@@ -14,6 +14,14 @@ SELECT c.relname::text, l.mode
    AND l.relation = ANY (%(tables)s)
  ORDER BY c.relname, l.mode;
 
+-- name: rows_changed
+-- What this session has inserted, updated and deleted in these tables and not told the statistics yet, by whatever way:
+-- a statement, a block, a function, a trigger.
+SELECT c.relname::text, pg_stat_get_xact_tuples_inserted(c.oid), pg_stat_get_xact_tuples_updated(c.oid),
+       pg_stat_get_xact_tuples_deleted(c.oid)
+  FROM pg_class c WHERE c.oid = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
+ ORDER BY c.relname;
+
 -- name: estimated_rows
 -- About how many rows the tables of a schema have, as the planner knows it; -1 where nobody looked yet.
 SELECT c.relname::text, c.reltuples::bigint FROM pg_class c

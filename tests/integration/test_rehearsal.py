@@ -65,6 +65,22 @@ def test_up_and_down_with_figures(settings: Settings, conn: Connection, tmp_path
     assert json.loads(json.dumps(found.to_detail()))["statements"][1]["rows"] == ROWS
 
 
+def test_rows_that_it_changes_are_told_by_whatever_way_it_does(
+    settings: Settings, conn: Connection, tmp_path: Path
+) -> None:
+    """A block's or a trigger's rows are in no statement's count, and who approves must know."""
+    deploy_graph(conn, settings)
+    ways = """CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            DELETE FROM code_relationships WHERE source_file = OLD.file_path; RETURN NULL; END $$;
+        CREATE TRIGGER follow AFTER DELETE ON code_embeddings FOR EACH ROW EXECUTE FUNCTION follow();
+        DO $$ BEGIN DELETE FROM code_embeddings WHERE id <= 3; UPDATE code_embeddings SET language = 'c' WHERE id = 9;
+        END $$; DROP TRIGGER follow ON code_embeddings; DROP FUNCTION follow();"""
+    [found] = on_copy(conn, ahead_of(settings, tmp_path, f"-- migrate: irreversible\n{ways}", None))
+    assert found.changed == {"code_embeddings": {"updated": 1, "deleted": 3}, "code_relationships": {"deleted": 3}}
+    assert "; rows: code_embeddings 1 updated, 3 deleted; code_relationships 3 deleted" in str(found)
+    assert json.loads(json.dumps(found.to_detail()))["changed"]["code_relationships"] == {"deleted": 3}
+
+
 def test_a_migration_that_fails_up(settings: Settings, conn: Connection, tmp_path: Path) -> None:
     deploy_graph(conn, settings)
     failing = ahead_of(settings, tmp_path, "ALTER TABLE code_embeddings ADD CHECK (tokens_count > 0);", "SELECT 1;")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,8 @@ _OUR_OWN = Stand()
 class Rehearsed:
     """One migration on the copy. Seconds of its way up, and of its way down (None: it has none, or one above has none).
 
-    `rows` of the tables that it locks, as they are in the copy. `rights`: whose it was tried with.
+    `rows` of the tables that it locks, as they are in the copy. `rights`: whose it was tried with. `changed`:
+    rows inserted, updated and deleted by its way up, by table that was there before.
     """
 
     revision: str
@@ -42,6 +43,7 @@ class Rehearsed:
     statements: tuple[Observed, ...]
     rows: Mapping[str, int]
     rights: str = ""
+    changed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def to_detail(self) -> dict[str, Any]:
         """For the operation's row in the journal; `said` is what people read of it later."""
@@ -54,7 +56,14 @@ class Rehearsed:
         down = "no way down" if self.down_seconds is None else f"down {self.down_seconds:.2f} s"
         said = f"rehearsed {self.revision} {self.name}: up {self.up_seconds:.2f} s, {down}"
         rights = f"; with the rights of {self.rights}" if self.rights else ""
-        return f"{said}; locks: {held or 'none of ours'}{rights}"
+        return f"{said}; locks: {held or 'none of ours'}{self._rows_changed()}{rights}"
+
+    def _rows_changed(self) -> str:
+        each = (
+            f"{table} {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}"
+            for table, kinds in self.changed.items()
+        )
+        return f"; rows: {'; '.join(each)}" if self.changed else ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def rehearse(
     expected = _expected(conn, settings, stand)
     known = _differences(conn, schema, expected, _before(expected, pending[0]))
     before: dict[str, tuple[str, Census]] = {}
-    ups: dict[str, tuple[float, tuple[Observed, ...]]] = {}
+    ups: dict[str, tuple[float, Watch]] = {}
     for migration in pending:
         counted = {} if migration.irreversible else census(conn, schema, expected, migration.revision)
         before[migration.revision] = (_fingerprint(conn, schema, expected), counted)
@@ -102,11 +111,21 @@ def rehearse(
     newest = pending[-1]
     _refuse_differences(newest, known, _differences(conn, schema, expected, newest.revision))
     downs = _down_all(conn, settings.database, pending, before, expected, stand)
-    return tuple(
-        Rehearsed(one.revision, one.name, ups[one.revision][0], downs.get(one.revision), ups[one.revision][1],
-                  _rows_of(schema, ups[one.revision][1], rows), str(stand))
-        for one in pending
-    )  # fmt: skip
+    return tuple(_rehearsed(one, *ups[one.revision], downs.get(one.revision), schema, rows, stand) for one in pending)
+
+
+def _rehearsed(
+    one: Migration,
+    seconds: float,
+    watch: Watch,
+    down: float | None,
+    schema: str,
+    rows: Mapping[str, int],
+    stand: Stand,
+) -> Rehearsed:
+    found = tuple(watch.statements)
+    held = _rows_of(schema, found, rows)
+    return Rehearsed(one.revision, one.name, seconds, down, found, held, str(stand), watch.changed)
 
 
 def measure_locks(
@@ -149,16 +168,14 @@ def _expected(conn: Connection, settings: Settings, stand: Stand) -> Expected:
         raise RehearsalFailed(f"on the restored copy, {error.message}", hint=_hint(error, stand)) from error
 
 
-def _up(
-    conn: Connection, database: DatabaseSettings, migration: Migration, stand: Stand
-) -> tuple[float, tuple[Observed, ...]]:
+def _up(conn: Connection, database: DatabaseSettings, migration: Migration, stand: Stand) -> tuple[float, Watch]:
     watch, began = Watch(database.schema_name), time.monotonic()
     with track(f"rehearse-{migration.revision}", f"Rehearse {migration.label} on the copy"):
         try:
             stand.attempt(lambda: apply(conn, migration, database, _nothing, observer=watch))
         except MigrationFailed as error:
             raise _failed(migration, "fails", error, stand) from error
-    return round(time.monotonic() - began, 3), tuple(watch.statements)
+    return round(time.monotonic() - began, 3), watch
 
 
 def _down_all(

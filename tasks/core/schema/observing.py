@@ -15,6 +15,7 @@ from tasks.core.postgres.connections import Connection
 from tasks.core.schema.scripts import Script
 from tasks.core.schema.statements import Statement
 
+_KINDS = ("inserted", "updated", "deleted")
 _EXCERPT = 100  # characters of a statement that are shown
 
 # Lock mode, strongest first -> who waits while it is held. https://www.postgresql.org/docs/current/explicit-locking.html
@@ -65,6 +66,9 @@ class Watch:
 
     schema: str
     statements: list[Observed] = field(default_factory=list)
+    changed: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Rows inserted, updated, deleted by table that was there before; nothing of a script outside a transaction."""
+    _counted: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _tables: list[int] = field(default_factory=list)
     _seen: set[tuple[str, str]] = field(default_factory=set)
     _transactional: bool = True
@@ -73,11 +77,25 @@ class Watch:
         self._transactional = script.transactional
         self._tables = [row[0] for row in conn.execute(query("tables_of_schema"), {"schema": self.schema})]
         self._seen, self.statements = set(), []
+        self.changed, self._counted = {}, self._rows(conn)
 
     def after(self, conn: Connection, statement: Statement, seconds: float, rows: int) -> None:
         locks = self._locks(conn) if self._transactional else _documented(statement)
         counted = rows if statement.words[:1] in (("insert",), ("update",), ("delete",)) else 0
         self.statements.append(Observed(statement.line, excerpt(statement), round(seconds, 3), counted, locks))
+        if self._transactional:
+            self._count(conn)
+
+    def _count(self, conn: Connection) -> None:
+        for table, now in self._rows(conn).items():
+            before = self._counted.get(table, (0, 0, 0))
+            found = {kind: new - old for kind, new, old in zip(_KINDS, now, before, strict=True) if new > old}
+            if found:
+                self.changed[table] = found
+
+    def _rows(self, conn: Connection) -> dict[str, tuple[int, ...]]:
+        found = conn.execute(query("rows_changed"), {"tables": self._tables})
+        return {str(table): tuple(map(int, counts)) for table, *counts in found}
 
     def _locks(self, conn: Connection) -> tuple[Lock, ...]:
         held = {(row[0], row[1]) for row in conn.execute(query("locks_held"), {"tables": self._tables})}
