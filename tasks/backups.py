@@ -96,4 +96,6 @@ def _chosen(store: Store, environment: Environment, backup: str) -> Backup:
 
 def _say_proved(backup: Backup) -> None:
     grade = backup.proof.grade if backup.proof else "unproved"
-    say(f"{backup.id} is {grade}: every row counted, the same fingerprint")
+    missing = backup.proof.unsampled if backup.proof else ()
+    but = f", but no content of {', '.join(missing)} compared: this backup holds no sample of it" if missing else ""
+    say(f"{backup.id} is {grade}: every row counted, the same fingerprint{but}")

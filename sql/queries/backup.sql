@@ -45,7 +45,11 @@ SELECT format('%%I.%%I', n.nspname, c.relname) AS label, n.nspname::text AS sche
                  WHERE c.oid = ANY (e.extconfig)), '') AS condition,
        coalesce((SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.attnum))
                  FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-                 WHERE i.indrelid = c.oid AND i.indisprimary), ARRAY[]::text[]) AS primary_key
+                 WHERE i.indrelid = c.oid AND i.indisprimary), ARRAY[]::text[]) AS primary_key,
+       coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum)
+                 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   AND t.typname NOT IN ('vector', 'halfvec', 'sparsevec')), ARRAY[]::text[]) AS narrow
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -140,10 +144,24 @@ SELECT count(*) FROM ONLY {table} {condition};
 -- chosen ones are made text: a vector's takes longer than all the rest.
 WITH chosen AS MATERIALIZED (
     SELECT sampled.ctid AS spot, sha256(convert_to(ROW ({key})::text, getdatabaseencoding()::name)) AS place
-    FROM ONLY {table} AS sampled ORDER BY place LIMIT 100)
+    FROM ONLY {table} AS sampled {condition} ORDER BY place LIMIT 100)
 SELECT encode(sha256(string_agg(sha256(convert_to(content, getdatabaseencoding()::name)), ''::bytea ORDER BY place)), 'hex')
-FROM (SELECT sampled::text AS content, place
+FROM (SELECT (sampled.*)::text AS content, place
       FROM chosen JOIN ONLY {table} AS sampled ON sampled.ctid = chosen.spot) AS sample;
+
+-- name: hash_keyless_sample
+-- The same of a table without a key: chosen by a hash of how its narrow columns begin, and among rows that are alike in
+-- that by one of all their text. So the same rows, as often as they occur and in whatever order, give the same hash.
+WITH places AS MATERIALIZED (
+    SELECT sampled.ctid AS spot, sha256(convert_to(ROW ({beginnings})::text, getdatabaseencoding()::name)) AS place
+    FROM ONLY {table} AS sampled {condition}),
+chosen AS MATERIALIZED (
+    SELECT spot FROM places
+    WHERE place <= (SELECT place FROM (SELECT place FROM places ORDER BY place LIMIT 100) AS least
+                    ORDER BY place DESC LIMIT 1))
+SELECT encode(sha256(string_agg(content, ''::bytea ORDER BY content)), 'hex')
+FROM (SELECT sha256(convert_to((sampled.*)::text, getdatabaseencoding()::name)) AS content
+      FROM chosen JOIN ONLY {table} AS sampled ON sampled.ctid = chosen.spot ORDER BY content LIMIT 100) AS sample;
 
 -- name: dumped_sequences
 -- Sequences that fill an integer column of these tables by its default or as its identity.

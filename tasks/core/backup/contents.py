@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from psycopg import errors
 from psycopg.rows import class_row
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 
 from sql import query
 from tasks.core.backup.manifest import Extension, Identity, ServerFacts
@@ -33,7 +33,9 @@ _OUTPUT = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table that a dump holds. `label` is its quoted, qualified name; `condition` limits whose rows are dumped."""
+    """A table that a dump holds. `label` is its quoted, qualified name; `condition` limits whose rows are dumped;
+    `narrow` are the columns without vectors.
+    """
 
     label: str
     schema: str
@@ -42,6 +44,7 @@ class Table:
     has_rows: bool
     condition: str
     primary_key: Sequence[str]
+    narrow: Sequence[str] = ()
 
     @property
     def identifier(self) -> Identifier:
@@ -104,19 +107,29 @@ def count_rows(conn: Connection, tables: Iterable[Table]) -> dict[str, int]:
 
 
 def sample_rows(conn: Connection, tables: Iterable[Table]) -> dict[str, str]:
-    """A hash over some rows of each table that has a primary key and rows; the session's text output is made plain."""
+    """A hash over some rows of each table that has any; the session's text output is made plain."""
     hashes = {}
     for name, value in _OUTPUT.items():
         conn.execute(query("set_setting"), {"name": name, "value": value})
     for table in tables:
-        if not (table.has_rows and table.primary_key) or table.condition:
+        if not table.has_rows:
             continue
-        key = SQL(", ").join(Identifier("sampled", column) for column in table.primary_key)
         with database_errors(f"reading a sample of {table.label}"):
-            row = conn.execute(query("hash_sample").format(table=table.identifier, key=key)).fetchone()
+            row = conn.execute(_sampling(table)).fetchone()
         if row and row[0]:
             hashes[table.label] = row[0]
     return hashes
+
+
+def _sampling(table: Table) -> Composed:
+    names = {"table": table.identifier, "condition": SQL(table.condition)}
+    if table.primary_key:
+        key = SQL(", ").join(Identifier("sampled", column) for column in table.primary_key)
+        return query("hash_sample").format(key=key, **names)
+    beginnings = SQL(", ").join(
+        SQL("pg_catalog.left({}::text, 64)").format(Identifier("sampled", column)) for column in table.narrow
+    )
+    return query("hash_keyless_sample").format(beginnings=beginnings, **names)
 
 
 def check_sequences(conn: Connection, tables: Iterable[Table]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What is known of a backup: its manifest, written last of all, and the proof that a restore drill puts beside it.
 
 Keys: <environment>/<id>/{database.dump.zst, data/*.copy.zst, globals.sql, load.sql, manifest.json, proof.json, keep};
-<id> is the snapshot's time and 8 hex digits. Manifests of version 1 had one object, the dump: they are read for ever.
+<id> is the snapshot's time and 8 hex digits. Manifests of version 1 had one object, the dump; up to version 2 there was
+no sample of a table without a primary key. They are read for ever.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Toc(_Frozen):
 class _Sealed(_Frozen):
     """A document with a checksum over all its other fields, so that a changed field is noticed."""
 
-    version: Literal[1, 2] = Field(1, alias="schema")
+    version: Literal[1, 2, 3] = Field(1, alias="schema")
     checksum: str = ""
 
     def sealed(self) -> Self:
@@ -141,7 +142,7 @@ class _Sealed(_Frozen):
 class Manifest(_Sealed):
     """A backup's description. `created` is the time of the snapshot, by the server's clock."""
 
-    version: Literal[1, 2] = Field(2, alias="schema")
+    version: Literal[1, 2, 3] = Field(3, alias="schema")
     id: str = Field(pattern=f"^{_ID.pattern}$")
     environment: Environment
     created: UtcTime
@@ -155,7 +156,7 @@ class Manifest(_Sealed):
     server: ServerFacts
     tool: ToolFacts
     tables: dict[str, int] = Field(description="Rows of each dumped table, from the dump's own snapshot")
-    samples: dict[str, str] = Field(description="Hash of a sample of rows of each table that has a primary key")
+    samples: dict[str, str] = Field(description="Hash of a sample of rows of each table that has any")
     sequences: tuple[str, ...] = Field(description="Owned sequences that were found ahead of their columns")
     our_schema: str
     our_tables: tuple[str, ...] = Field(description="What the fingerprint covers, in our_schema")
@@ -166,6 +167,11 @@ class Manifest(_Sealed):
     toc: Toc
     snapshot_held_seconds: float
     lsn: str = Field("", description="Where the write-ahead log stood; empty where it cannot be read")
+
+    @property
+    def unsampled(self) -> tuple[str, ...]:
+        """Tables with rows of whose content nothing is said: those without a primary key, before version 3."""
+        return tuple(sorted(label for label, rows in self.tables.items() if rows and label not in self.samples))
 
     @property
     def dump(self) -> StoredObject:
@@ -199,6 +205,7 @@ class Proof(_Sealed):
     tables: dict[str, int] = Field(default_factory=dict, description="Rows counted in the restored copy")
     fingerprint: str = ""
     seconds: dict[str, float] = Field(default_factory=dict, description="Duration of each phase")
+    unsampled: tuple[str, ...] = Field((), description="Tables whose rows were counted, and their content not compared")
     difference: str = Field("", description="The first thing that was not as the manifest says")
 
     @property

@@ -7,7 +7,7 @@ schema. Other people's tables are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from sql import query
 from tasks.core.backup.archive import restore_archive
 from tasks.core.backup.building import build_options, through_pooler, wanted_memory
 from tasks.core.backup.carrying import Hop, carry
+from tasks.core.backup.contents import count_rows, dumped_tables, sample_rows
 from tasks.core.backup.loss import tables_in
 from tasks.core.backup.manifest import Backup
 from tasks.core.errors import IntegrityError
@@ -50,8 +51,8 @@ def staged(operation: Operation, backup: Backup, tables: Sequence[str]) -> Itera
     schema = f"kg_restore_{operation.id.hex[:8]}"
     with operation.step("stage", schema=schema, backup=backup.id), operation.session("restore") as conn:
         try:
-            found = _carry_over(settings, conn, backup, schema, tables)
-            _compare_with_manifest(conn, found)
+            found, labels = _carry_over(settings, conn, backup, schema, tables)
+            _compare_with_manifest(conn, found, labels)
         except BaseException:
             _drop(conn, schema)
             raise
@@ -62,7 +63,10 @@ def staged(operation: Operation, backup: Backup, tables: Sequence[str]) -> Itera
             _drop(conn, schema)
 
 
-def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: str, tables: Sequence[str]) -> Staged:
+def _carry_over(
+    settings: Settings, conn: Connection, backup: Backup, schema: str, tables: Sequence[str]
+) -> tuple[Staged, dict[str, str]]:
+    """Also what the manifest calls each of the tables."""
     assert settings.address is not None
     with scratch_database(settings, like=describe(conn)) as scratch:
         with track("restore-scratch", f"Restore {backup.id} into a scratch server"):
@@ -71,12 +75,13 @@ def _carry_over(settings: Settings, conn: Connection, backup: Backup, schema: st
             entries = ledger.entries(copy) if ledger.exists(copy) else ()
             wanted = wanted_memory(copy, backup.manifest)
             options = {} if through_pooler(conn) else build_options(settings, conn, wanted, own=False)
+            labels = {table.name: table.label for table in dumped_tables(copy, [settings.database.schema_name])}
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
             _make_schema(conn, schema)
             major = conn.info.server_version // 10_000
             carry(Hop(settings, scratch, settings.address, major, schema), options)
-    return Staged(backup, schema, moved, entries)
+    return Staged(backup, schema, moved, entries), labels
 
 
 def _move_to(copy: Connection, source: str, schema: str, tables: Sequence[str]) -> tuple[str, ...]:
@@ -112,15 +117,31 @@ def _make_schema(conn: Connection, schema: str) -> None:
         conn.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
 
 
-def _compare_with_manifest(conn: Connection, found: Staged) -> None:
+def _compare_with_manifest(conn: Connection, found: Staged, labels: Mapping[str, str]) -> None:
+    """The form, the number of rows, and a sample of them: a drill has seen another copy, and not this one."""
     manifest = found.backup.manifest
     copied = fingerprint(read_catalog(conn, found.schema, found.tables))
     if manifest.fingerprint and copied != manifest.fingerprint:
-        raise IntegrityError(
-            f"the copy of backup {found.backup.id} built in {found.schema} has fingerprint {copied[:12]}, "
-            f"its manifest says {manifest.fingerprint[:12]}",
-            hint=f"prove the backup again: kg restore-drill {manifest.environment} --backup {found.backup.id}",
-        )
+        raise _differs(found, f"has fingerprint {copied[:12]}", manifest.fingerprint[:12])
+    tables = dumped_tables(conn, [found.schema])
+    rows = count_rows(conn, tables)
+    with conn.transaction(force_rollback=True):  # what sample_rows sets goes with it
+        samples = sample_rows(conn, tables)
+    for table in tables:
+        wanted = manifest.tables.get(labels[table.name])
+        if rows.get(table.label) != wanted:
+            raise _differs(found, f"has {rows.get(table.label)} rows in {table.name}", str(wanted))
+        wanted_sample = manifest.samples.get(labels[table.name])
+        if wanted_sample and samples.get(table.label) != wanted_sample:
+            raise _differs(found, f"has other rows in {table.name}", f"those whose sample is {wanted_sample[:12]}")
+
+
+def _differs(found: Staged, what: str, wanted: str) -> IntegrityError:
+    environment = found.backup.manifest.environment
+    return IntegrityError(
+        f"the copy of backup {found.backup.id} built in {found.schema} {what}, its manifest says {wanted}",
+        hint=f"prove the backup again: kg restore-drill {environment} --backup {found.backup.id}",
+    )
 
 
 def _drop(conn: Connection, schema: str) -> None:
