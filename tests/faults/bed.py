@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import boto3
@@ -31,6 +32,9 @@ from tasks.core.store.base import Store, open_store
 from tests.faults.proxy import Proxy, proxy
 from tests.integration.graphs import deploy_graph, with_section
 
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
 ROWS = 60
 SMALL_PART = 64 << 10  # bytes; so that a small dump is an upload of several parts
 SECRET = "a-secret-that-no-error-may-show"
@@ -43,13 +47,16 @@ class Wrong(AssertionError):
 
 @dataclass
 class Bed:
-    """`through` meets the faults, `direct` never does; both name the same empty place once `fresh` was called."""
+    """`through` meets the faults, `direct` (and `client`) never does; both name the same empty place once `fresh` was
+    called.
+    """
 
     settings: Settings
     proxy: Proxy
     moto: str
     bucket: str
     template: Backup
+    client: S3Client
     place: str = ""
 
     @property
@@ -112,10 +119,9 @@ def _copy(bed: Bed, *, days: float = 0, proved: bool = False) -> Backup:
     store, created = bed.store, bed.template.created - timedelta(days=days)
     manifest = bed.template.manifest.model_copy(update={"id": new_id(created), "created": created}).sealed()
     copy, bare = Backup(manifest=manifest), manifest.folder
-    client = boto3.Session().client("s3")
     for found in manifest.objects:
         source = f"{bed.bucket}/template/{bed.template.key(found.name)}"
-        client.copy_object(Bucket=bed.bucket, Key=f"{bed.place}/{bare}/{found.name}", CopySource=source)
+        bed.client.copy_object(Bucket=bed.bucket, Key=f"{bed.place}/{bare}/{found.name}", CopySource=source)
     store.put(copy.key(MANIFEST), [manifest.to_json()])
     if proved:
         proof = Proof(backup=copy.id, manifest=manifest.checksum, ok=True, created=created, grade="restorable")
@@ -143,8 +149,8 @@ def _old_and_new(bed: Bed) -> None:
     _copy(bed, proved=True)
     _copy(bed, days=12, proved=True)  # older than the window, newer than what the deploy before may need
     _copy(bed, days=40, proved=True)
-    begin = boto3.Session().client("s3").create_multipart_upload
-    begin(Bucket=bed.bucket, Key=f"{bed.place}/dev/{new_id(datetime.now(UTC))}/{DUMP}")  # killed; to moto all are old
+    killed = f"{bed.place}/dev/{new_id(datetime.now(UTC))}/{DUMP}"
+    bed.client.create_multipart_upload(Bucket=bed.bucket, Key=killed)  # to moto all are old
 
 
 def _pruned(bed: Bed) -> None:
@@ -203,21 +209,23 @@ def bed(settings: Settings) -> Iterator[Bed]:
     server.start()
     host, port = server.get_host_and_port()
     names = {"AWS_ACCESS_KEY_ID": "fault-test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
-    real_sleep = endpoint.time.sleep  # type: ignore[attr-defined]
+    session, real_sleep = boto3.Session(), endpoint.time.sleep  # type: ignore[attr-defined]
     with (
         patch.dict(os.environ, {**names, "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}"}),
         small_parts(),
         patch.object(models, "S3_UPLOAD_PART_MIN_SIZE", 1),
         patch.object(endpoint, "time", _Impatient(real_sleep)),
+        patch.object(boto3, "Session", lambda: session),  # to read S3's model again takes longer than most runs
         proxy(f"http://{host}:{port}") as before,
     ):
         bucket = f"faults-{secrets.token_hex(4)}"
-        boto3.Session().client("s3").create_bucket(Bucket=bucket)
+        client = session.client("s3")
+        client.create_bucket(Bucket=bucket)
         with connect(settings.address, purpose="test set-up") as conn:
             deploy_graph(conn, settings, rows=ROWS)
             conn.execute("UPDATE kg_ops.ledger SET applied_at = now() - interval '400 days'")
         made = quick.model_copy(update={"store_url": f"s3://{bucket}/template"})
-        yield Bed(quick, before, f"http://{host}:{port}", bucket, back_up(made))
+        yield Bed(quick, before, f"http://{host}:{port}", bucket, back_up(made), client)
     server.stop()
 
 
