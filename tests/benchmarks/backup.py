@@ -159,6 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="vectors of 1,536 dimensions")
     parser.add_argument("--text-mb", type=int, default=4_500, help="text beside them, for a bigger dump")
+    parser.add_argument("--way", choices=WAYS, action="append", help="only these; default: all")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.child:
@@ -186,7 +187,7 @@ def main() -> int:
             os.environ.update(env)
             boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
             print(f"{'':<26}" + "".join(f"{name:>15}" for name in COLUMNS))
-            for way in WAYS:
+            for way in words.way or WAYS:
                 found = run(way, env)
                 print(f"{way:<26}" + "".join(f"{found[name]:>15.1f}" for name in COLUMNS), flush=True)
     return 0

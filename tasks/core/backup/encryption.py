@@ -72,7 +72,7 @@ def _identities(text: str) -> list[Any]:
     """Of a key, or of a file of them as age-keygen writes it."""
     import pyrage
 
-    with suppress(OSError):
+    with suppress(OSError, UnicodeDecodeError, RuntimeError):  # the last where there is no such ~user
         text = text if text.startswith("AGE-SECRET-KEY-") else Path(text).expanduser().read_text(encoding="utf-8")
     keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity, Manifest, Proof, is_id
+from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity, Manifest, Proof, is_id, is_object
 from tasks.core.errors import BackupError, IntegrityError, ObjectMissing, UsageError, quoted
 from tasks.core.progress import note
-from tasks.core.store.base import Entry, Store
+from tasks.core.store.base import Entry, Store, meant_key, printable
 
 _MANIFEST_LIMIT = 16 << 20  # bytes; a larger one is none of ours
 _READERS = 8
@@ -51,7 +51,10 @@ def read_library(store: Store, environment: str) -> Library:
         read = list(pool.map(lambda name: _read(store, environment, name, whole[name]), whole))
     backups = [backup for backup, _ in read if backup]
     problems += [problem for _, found in read for problem in found]
-    leftovers = [Leftover(name, tuple(found.values())) for name, found in folders.items() if name not in whole]
+    rest = {name: found for name, found in folders.items() if name not in whole}
+    kept = "it is marked to be kept, and its manifest is missing"
+    problems += [Problem(name, kept) for name, found in rest.items() if KEEP in found]
+    leftovers = [Leftover(name, tuple(found.values())) for name, found in rest.items() if KEEP not in found]
     return Library(tuple(sorted(backups, key=_age)), tuple(problems), tuple(leftovers))
 
 
@@ -86,6 +89,14 @@ def find(
             hint=f"kg restore-drill {environment} --backup {found[-1].id}" if found else f"kg backup {environment}",
         )
     return usable[-1]
+
+
+def sweepable(unfinished: Iterable[str], environment: str) -> Iterator[str]:
+    """Of a store's unfinished uploads those of backups; the rest is others'."""
+    for name in unfinished:
+        id_, _, rest = meant_key(name).removeprefix(f"{environment}/").partition("/")
+        if is_id(id_) and is_object(rest):
+            yield name
 
 
 def write_proof(store: Store, backup: Backup, proof: Proof) -> Backup:
@@ -141,15 +152,17 @@ def _find_by_id(store: Store, environment: str, wanted: str, database: Identity 
 
 
 def _folders(store: Store, environment: str) -> tuple[dict[str, dict[str, Entry]], list[Problem]]:
-    """The objects of each folder that is named like a backup, by their names; what else lies there is a problem."""
+    """The objects of each folder that is named like a backup, by their names; what else lies there is a problem, except
+    the empty objects by which consoles show folders.
+    """
     folders: dict[str, dict[str, Entry]] = defaultdict(dict)
     problems = []
     for entry in store.list(f"{environment}/"):
         _, name, *rest = entry.key.split("/")
-        if is_id(name) and (len(rest) == 1 or (len(rest) == 2 and rest[0] == "data")):
+        if is_id(name) and is_object("/".join(rest)):
             folders[name]["/".join(rest)] = entry
-        else:
-            problems.append(Problem(entry.key.partition("/")[2], "it is not part of a backup"))
+        elif entry.size or not entry.key.endswith("/"):
+            problems.append(Problem(printable(entry.key.partition("/")[2]), "it is not part of a backup"))
     return folders, problems
 
 

@@ -24,6 +24,10 @@ ENCRYPTED = f"{DUMP}.age"
 GLOBALS, LOAD = "globals.sql", "load.sql"
 RESTORING = ("scratch", "pre-data", "data", "post-data")  # the phases of a drill that a restore has too
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+_OBJECT = re.compile(
+    rf"({re.escape(DUMP)}|data/[A-Za-z0-9_.-]+\.copy\.zst)(\.age)?|"
+    + "|".join(map(re.escape, (MANIFEST, PROOF, KEEP, GLOBALS, LOAD)))
+)
 
 
 def _utc(time: datetime) -> datetime:
@@ -132,7 +136,7 @@ class _Sealed(_Frozen):
         try:
             document = json.loads(content)
             found = cls.model_validate_json(content)
-        except (ValueError, ValidationError) as error:
+        except (ValueError, ValidationError, RecursionError) as error:
             raise IntegrityError(f"{name} cannot be read: {_first_line(error)}") from error
         if found.checksum != _checksum(document):
             raise IntegrityError(f"{name} was changed after it was written: its checksum does not fit its fields")
@@ -256,6 +260,11 @@ def new_id(created: datetime) -> str:
 
 def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
+
+
+def is_object(name: str) -> bool:
+    """Is it what an object in a backup's folder can be called?"""
+    return _OBJECT.fullmatch(name) is not None
 
 
 def _checksum(document: dict[str, Any]) -> str:

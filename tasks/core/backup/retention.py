@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sql import query
 from tasks.core.backup.contents import identity_of
-from tasks.core.backup.library import Library, read_library
+from tasks.core.backup.library import Library, read_library, sweepable
 from tasks.core.backup.manifest import KEEP, MANIFEST, PROOF, Backup, Identity
 from tasks.core.backup.replaced import drop_replaced, find_replaced, find_replaced_databases, reason_to_keep
 from tasks.core.errors import StoreError
@@ -213,7 +213,7 @@ def _remains(store: Store, environment: str, library: Library, before: datetime)
     for leftover in library.leftovers:
         if all(entry.modified < before for entry in leftover.entries):
             yield Decision(leftover.id, "has no manifest: never finished, or half deleted")
-    for name in store.unfinished(f"{environment}/", before):
+    for name in sweepable(store.unfinished(f"{environment}/", before), environment):
         yield Decision(name, "an upload that was never finished")
 
 

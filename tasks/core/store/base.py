@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
+_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]{32}\.part$")  # of a folder's store
 _PREFIX = re.compile(rf"(?:{_NAME}(?:/{_NAME})*/?)?")
 
 
@@ -109,6 +110,16 @@ def check_key(key: str) -> str:
     if len(key) > 900 or not _KEY.fullmatch(key):
         raise StoreError(f"{key!r} is not a key of a store", hint="plain names separated by /, none of them . or ..")
     return key
+
+
+def meant_key(unfinished: str) -> str:
+    """The key that an unfinished upload was to have."""
+    return _TEMPORARY.sub(r"\1\2", unfinished.partition("?")[0])
+
+
+def printable(name: str) -> str:
+    """Of others' names, which may hold anything: on one line, without a terminal's commands, in every encoding."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
 def check_prefix(prefix: str) -> str:

@@ -10,6 +10,7 @@ import errno
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from uuid import uuid4
 
 from tasks.core.errors import ObjectExists, ObjectMissing, StoreError
 from tasks.core.progress import note
-from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check_prefix
+from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check_prefix, printable
 
 _ATTEMPTS = 50
 _WRITE_BACK = 16 << 20  # bytes
@@ -124,14 +125,20 @@ class FileStore:
         return path.relative_to(self.folder).as_posix()
 
     def _status(self, path: Path) -> os.stat_result | None:
-        """None where another run has deleted it meanwhile, or where it is a link that leads nowhere."""
+        """None where another run has deleted it meanwhile, and for what is no file: a pipe would be read for ever."""
         with _errors(f"list {self.url}"):
             try:
-                return path.stat()
-            except FileNotFoundError:
+                found = path.stat()
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
                 if path.is_symlink():
-                    note(f"{path} is a broken link, and not ours: passed over")
+                    note(f"{printable(str(path))} is a broken link, and not ours: passed over")
                 return None
+        if stat.S_ISREG(found.st_mode):
+            return found
+        note(f"{printable(str(path))} is no file, and not ours: passed over")
+        return None
 
     def _files(self, prefix: str) -> Sequence[Path]:
         """Below the deepest folder that `prefix` names; a folder that is not there has none."""

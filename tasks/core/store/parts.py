@@ -20,7 +20,7 @@ SMALLEST_PART = 8 * MIB
 LARGEST_PART = 5 * 1024 * MIB
 MOST_PARTS = 10_000
 LARGEST_OBJECT = MOST_PARTS * LARGEST_PART  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-MEMORY = 32 * MIB  # of all parts in flight, as long as a single part is not larger
+MEMORY = 32 * MIB  # of all parts in flight, of all uploads together; each may have one, however large
 EQUAL_PARTS = 8_000
 GROWTH = 8
 
@@ -84,12 +84,17 @@ class Body(io.BytesIO):
 
 
 class Uploads:
-    """Parts in flight, each in a daemon thread of its own: a stalled one keeps no process from ending."""
+    """Parts in flight, each in a daemon thread of its own: a stalled one keeps no process from ending.
+
+    All uploads of the process share the memory: rows of large tables go up beside the dump, several at once.
+    """
+
+    _changed = threading.Condition()
+    _memory = 0
 
     def __init__(self, send: Callable[[int, Body, str], str], stall_seconds: float) -> None:
         """`send` (number, body, sha256 header) uploads one part and returns its ETag."""
         self._send, self._stall_seconds = send, stall_seconds
-        self._changed = threading.Condition()
         self._flying: dict[int, int] = {}
         self._done: list[Part] = []
         self._error: BaseException | None = None
@@ -98,9 +103,10 @@ class Uploads:
 
     def add(self, number: int, content: bytes) -> None:
         """Start part `number` once there is room for it; raises what an earlier part failed with."""
-        room = max(MEMORY - len(content), 0)
-        self._wait(lambda: sum(self._flying.values()) <= room)
-        self._flying[number] = len(content)
+        with self._changed:
+            self._wait(lambda: not self._flying or Uploads._memory + len(content) <= MEMORY)
+            self._flying[number] = len(content)
+            Uploads._memory += len(content)
         threading.Thread(target=self._fly, args=(number, content), daemon=True, name=f"part-{number}").start()
 
     def finish(self) -> list[Part]:
@@ -129,7 +135,7 @@ class Uploads:
 
     def _land(self, number: int, part: Part | None, error: BaseException | None) -> None:
         with self._changed:
-            del self._flying[number]
+            Uploads._memory -= self._flying.pop(number)
             if part:
                 self._done.append(part)
             self._error = self._error or error

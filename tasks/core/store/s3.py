@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef
 
 
+_LONGEST_LOCK = 36_500  # days
 LOCKED = ("manifest.json", ".zst", ".zst.age", ".sql")  # a proof is written again by each drill
 
 
@@ -264,9 +265,10 @@ def _lock(env: Mapping[str, str]) -> tuple[str, timedelta] | None:
     mode, _, days = env.get("KG_STORE_LOCK", "").partition(":")
     if not mode:
         return None
-    if mode not in ("GOVERNANCE", "COMPLIANCE") or not (days.isdecimal() and int(days)):
+    if mode not in ("GOVERNANCE", "COMPLIANCE") or not (days.isdecimal() and 0 < int(days) <= _LONGEST_LOCK):
         raise SettingsError(
-            "KG_STORE_LOCK is no object lock", hint="put GOVERNANCE:<days> or COMPLIANCE:<days> in it, or leave it out"
+            "KG_STORE_LOCK is no object lock",
+            hint=f"put GOVERNANCE:<days> or COMPLIANCE:<days> in it (1 to {_LONGEST_LOCK}), or leave it out",
         )
     return mode, timedelta(days=int(days))
 

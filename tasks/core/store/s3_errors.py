@@ -37,6 +37,7 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "BadDigest": ("the bytes were changed on their way", "run it again; look at proxies in between"),
     "XAmzContentSHA256Mismatch": ("the bytes were changed on their way", "run it again; look at proxies in between"),
     "NoSuchUpload": ("the upload was aborted from elsewhere", "run it again; does a lifecycle rule end uploads early?"),
+    "301": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
     "PermanentRedirect": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
     "InvalidStorageClass": ("the store has no such storage class", "correct KG_STORE_STORAGE_CLASS"),
@@ -71,7 +72,13 @@ def s3_errors(doing: str, bucket: str) -> Iterator[None]:
             raise
         raise StoreError(f"could not {doing}: the endpoint's URL is malformed", hint=_ENDPOINT) from None
     except boto.BotoCoreError as error:
-        raise StoreError(f"could not {doing}: {type(error).__name__}", hint=_ENDPOINT) from error
+        raise _unasked(error, doing, bucket) from error
+
+
+def _unasked(error: boto.BotoCoreError, doing: str, bucket: str) -> StoreError:
+    if isinstance(error, boto.ParamValidationError) and "bucket name" in str(error).lower():
+        return StoreError(f"could not {doing}: {bucket!r} is no possible name of a bucket", hint="correct KG_STORE_URL")
+    return StoreError(f"could not {doing}: {type(error).__name__}", hint=_ENDPOINT)
 
 
 def _answered(error: boto.ClientError, doing: str, bucket: str) -> StoreError:
