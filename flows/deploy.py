@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.deployment import Deployment
+from flows.deployment import STEPS_OF_NOTHING, Deployment
 from flows.guard import own_environment
 from flows.release import await_release, overriding
 from flows.rollback import rollback
@@ -77,7 +77,10 @@ def prepare(run: Deployment, plan: str = "") -> None:
         if run.waits and (found := find_prepared(environment, run.planned)):
             run.stored = found
             run.backup = still_proved(environment, run.planned, found.backup, run.before)
-    if run.plan.nothing_pending or run.backup:
+    if run.plan.nothing_pending:
+        return
+    run.begin()
+    if run.backup:
         return
     if wanted.backup:
         with run.step("Back up"):
@@ -88,7 +91,7 @@ def prepare(run: Deployment, plan: str = "") -> None:
 
 
 def verify_only(run: Deployment) -> DeployDocument:
-    run.step.total = 3
+    run.step.total = STEPS_OF_NOTHING
     with run.step("Verify"), run.or_back(rollback):
         verify_target(run.environment)
     return run.document("nothing-pending", read_fingerprint(run.environment))

@@ -18,7 +18,7 @@ from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, Rollb
 from tasks.core.errors import OpsError, Refused, RollbackFailed, RowsMissing
 from tasks.core.operations.migrate import Migrated, Release
 from tasks.core.operations.operation import Operation, operation
-from tasks.core.operations.plan import DeployPlan
+from tasks.core.operations.plan import DeployPlan, is_current
 from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
@@ -32,7 +32,7 @@ from tasks.recovery import close_earlier, settle_earlier
 from tasks.release import waits
 from tasks.ways_back import ended
 
-STEPS = 9  # check, plan, back up, drill, migrate, verify, advice, prune, report
+STEPS_OF_NOTHING = 3  # check, plan, verify
 
 
 class Deployment:
@@ -40,8 +40,8 @@ class Deployment:
 
     def __init__(self, settings: Settings, *, started_by: str = "", override: str = "") -> None:
         self.settings, self.environment = settings, settings.environment
-        self.started_by, self.override = started_by, override
-        self.step = Steps(STEPS + bool(settings.watch.duration))
+        self.started_by, self.override = approvals.kept(started_by), override
+        self.step = Steps(STEPS_OF_NOTHING)
         self.planned: DeployPlan | None = None
         self.backup: Backup | None = None
         self.rehearsed: tuple[Rehearsed, ...] = ()
@@ -53,8 +53,7 @@ class Deployment:
         self.warnings: list[str] = []
         self._lock = ExitStack()
         self.operation: Operation
-        if self.waits:
-            self.step.total += 1 + bool(settings.approvals.required) + self.wants_window  # and a check again
+        self.told = False
 
     @property
     def waits(self) -> bool:
@@ -96,8 +95,30 @@ class Deployment:
 
     def __enter__(self) -> Self:
         self.lock()
-        tell(self.environment, "started", "A deploy has begun.")
+        try:
+            current = is_current(self.operation.conn, self.settings)
+        except OpsError:  # the steps say what is wrong, each in its place
+            current = False
+        self.step.total = STEPS_OF_NOTHING if current else self._steps(prepares=True)
         return self
+
+    def begin(self) -> None:
+        """The plan is made, and something is pending: how many steps it takes is known, and people are told once."""
+        done = len(self.step.seconds) - 2  # a plan that has changed since people were asked is prepared again
+        self.step.total = done + self._steps(prepares=self.backup is None)
+        if not self.told:
+            tell(self.environment, "started", f"A deploy to revision {self.plan.target_revision} has begun.")
+            self.told = True
+
+    def _steps(self, *, prepares: bool) -> int:
+        """Check, plan, migrate, verify, report, and what the environment asks for besides."""
+        wanted = self.settings.deploy
+        asked = [wanted.reindex, wanted.prune, bool(self.settings.watch.duration)]
+        asked += [prepares and wanted.backup, prepares and wanted.backup and wanted.drill]
+        if self.waits:  # and a check again
+            approved = self.stored is not None and not self.stored.missing
+            asked += [True, self.wants_window, bool(self.settings.approvals.required) and not approved]
+        return 5 + sum(asked)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -28,7 +28,7 @@ def overriding(settings: Settings, started_by: str, now: bool, reason: str) -> s
             f"{settings.environment} asks for approvals, and nobody says who starts this deploy",
             hint="fill in started_by: the starter's own name does not count among the approvers",
         )
-    return reason.strip() if now else ""
+    return approvals.kept(reason) if now else ""
 
 
 def await_release(run: Deployment, terminate_idle_blockers: bool) -> Literal["released", "changed", "scheduled"]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.artifacts import deploy_artifact, link, run_link
 from tasks.core.documents import DeployDocument
+from tasks.core.markdown import inline
 
 if TYPE_CHECKING:
     from flows.deployment import Deployment
@@ -13,23 +14,25 @@ if TYPE_CHECKING:
 
 def leave_report(run: Deployment, document: DeployDocument) -> None:
     """Also of a deploy that failed: how far it came, and the way back that it took."""
-    plan = f"{document.plan}; {link('its rehearsal', f'rehearsal-{run.environment}')}" if document.plan else "none"
+    plan = (
+        f"{inline(document.plan)}; {link('its rehearsal', f'rehearsal-{run.environment}')}" if document.plan else "none"
+    )
     lines = [
         ("state", document.state),
-        ("error", document.error.message if document.error else ""),
-        ("revision", document.revision or "none"),
+        ("error", inline(document.error.message) if document.error else ""),
+        ("revision", inline(document.revision or "none")),
         ("plan", plan),
-        ("applied", ", ".join(document.applied) or "none"),
-        ("adopted", ", ".join(document.adopted) or "none"),
+        ("applied", inline(", ".join(document.applied) or "none")),
+        ("adopted", inline(", ".join(document.adopted) or "none")),
         ("backup", _backup(run.environment, document.backup)),
         ("rolled back", _rolled_back(run)),
-        ("approved by", ", ".join(document.approved_by)),
-        ("window", str(run.opening) if run.opening else ""),
-        ("window overridden", run.override),
+        ("approved by", inline(", ".join(document.approved_by))),
+        ("window", inline(run.opening) if run.opening else ""),
+        ("window overridden", inline(run.override)),
         ("fingerprint before", document.fingerprint_before or ""),
         ("fingerprint after", document.fingerprint_after or ""),
-        *(("rehearsed", str(each)) for each in run.rehearsed),
-        *(("warning", text) for text in run.warnings),
+        *(("rehearsed", inline(each)) for each in run.rehearsed),
+        *(("warning", inline(text)) for text in run.warnings),
     ]
     deploy_artifact(run.environment, [line for line in lines if line[1]], run.step.seconds)
 

@@ -13,6 +13,7 @@ from tasks.core.backup.library import check_exists
 from tasks.core.documents import RollbackDocument, Strategy
 from tasks.core.errors import UsageError
 from tasks.core.operations.operation import operation
+from tasks.core.release.approvals import kept
 from tasks.core.settings import Environment, Settings, load_settings
 from tasks.core.store.base import open_store
 from tasks.database import verify_rolled_back
@@ -51,6 +52,7 @@ def rollback(
     """
     own_environment(environment)
     typed(environment, confirm)
+    reason = kept(reason)
     settings = load_settings(environment)
     _check_request(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
     steps = Steps(2)

@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from tasks.core.errors import OpsError, Refused
+from tasks.core.markdown import inline
 from tasks.core.progress import note
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
@@ -96,8 +97,8 @@ def _ask(settings: Settings, found: Waiting, said: str) -> Approval | None:
         f"plan {found.hash} waits for {found.missing} approval(s) until {found.expires_at:%Y-%m-%d %H:%M} UTC: "
         f"kg approve {settings.environment} --name NAME, or this run's form"
     )
-    agreed = f"\n\nApproved so far by {', '.join(found.approved_by)}." if found.approved_by else ""
-    refused = f"\n\n⚠ Not counted: {said}" if said else ""
+    agreed = f"\n\nApproved so far by {inline(', '.join(found.approved_by))}." if found.approved_by else ""
+    refused = f"\n\n⚠ Not counted: {inline(said)}" if said else ""
     form = Approval.with_initial_data(description=f"{found.document}{agreed}{refused}")
     with _woken_by_rows(settings, found):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,8 @@ from prefect.settings import PREFECT_SERVER_UI_ENABLED, PREFECT_UI_URL
 from tasks.core import drawing
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
+from tasks.core.markdown import code, inline
+from tasks.core.notifications.secrets import scrub
 from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import RolledBack
 from tasks.core.schema.verify import Report
@@ -26,20 +29,25 @@ MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped", "note
 
 
 def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """A table artifact; an empty one says so."""
-    content = [dict(row) for row in rows] or [{"": "nothing"}]
+    """A table artifact; an empty one says so. Its cells are shown as they are, the description as Markdown."""
+    content = [{name: _without_secrets(cell) for name, cell in row.items()} for row in rows] or [{"": "nothing"}]
     try:
-        create_table_artifact(table=content, key=key_of(key), description=description)
+        create_table_artifact(table=content, key=key_of(key), description=inline(description))
     except Exception as error:
         _not_left(key, error)
 
 
 def leave(text: str, key: str) -> None:
-    """A Markdown artifact."""
+    """A Markdown artifact; what is not ours in it has been through `core.markdown`."""
     try:
         create_markdown_artifact(text, key=key_of(key))
     except Exception as error:
         _not_left(key, error)
+
+
+def _without_secrets(said: object) -> object:
+    """What a person typed or a server answered can hold a password."""
+    return scrub(said, os.environ) if isinstance(said, str) else said
 
 
 def _not_left(key: str, error: Exception) -> None:
@@ -56,7 +64,7 @@ def picture(png: bytes | None, words: str) -> list[str]:
 
 def link(words: str, key: str) -> str:
     """Markdown: `words`, leading to the artifact of that key where a UI is known that shows it."""
-    base = PREFECT_UI_URL.value()
+    base, words = PREFECT_UI_URL.value(), inline(words)
     return f"[{words}]({base.rstrip('/')}/artifacts/key/{key_of(key)})" if base and _has_pages() else words
 
 
@@ -139,20 +147,22 @@ def rollback_artifact(environment: Environment, undone: RolledBack) -> None:
     title = "Nothing to undo" if undone.nothing else f"Rolled back by {undone.strategy}"
     lines = [
         f"# {title}: {environment}",
-        f"- revision now: `{undone.revision or 'none'}`",
-        f"- fingerprint: `{undone.fingerprint}`",
-        f"- reverted: {', '.join(undone.reverted) or 'none'}",
-        f"- backup restored: {undone.backup or 'none'}",
-        f"- replaced tables kept in: {undone.replaced or 'none'}",
-        f"- {undone.detail}" if undone.detail else "",
+        f"- revision now: {code(undone.revision or 'none')}",
+        f"- fingerprint: {code(undone.fingerprint)}",
+        f"- reverted: {inline(', '.join(undone.reverted) or 'none')}",
+        f"- backup restored: {inline(undone.backup or 'none')}",
+        f"- replaced tables kept in: {inline(undone.replaced or 'none')}",
+        f"- {inline(undone.detail)}" if undone.detail else "",
     ]
     leave("\n".join(filter(None, lines)), key=f"rollback-{environment}")
 
 
 def deploy_artifact(environment: Environment, lines: Sequence[tuple[str, str]], seconds: Mapping[str, float]) -> None:
-    """The deploy's report: what it came to, and a timeline of its steps (seconds each, one after the other)."""
+    """The deploy's report: what it came to (in Markdown), and a timeline of its steps (seconds each, one after the
+    other).
+    """
     text = [f"# Deploy of {environment}", "", "| | |", "|---|---|"]
-    text += [f"| {name} | {_cell(value)} |" for name, value in lines]
+    text += [f"| {name} | {value} |" for name, value in lines]
     text += ["", "| step | began after | took | |", "|---|--:|--:|---|", *timeline(seconds)]
     leave("\n".join(text), key=f"deploy-{environment}")
 
@@ -168,8 +178,3 @@ def timeline(seconds: Mapping[str, float]) -> list[str]:
 
 
 _BAR = 40  # characters
-
-
-def _cell(value: str) -> str:
-    """Text that stays within its cell."""
-    return " ".join(value.split()).replace("|", "\\|")

@@ -9,6 +9,7 @@ from tasks.artifacts import leave, picture, table
 from tasks.core.backup import library
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.pictures import drill_history
+from tasks.core.markdown import inline
 from tasks.core.settings import Environment, Settings
 from tasks.core.store.base import open_store
 
@@ -50,7 +51,7 @@ def drills_artifact(environment: Environment, backups: Sequence[Backup]) -> None
         "| drilled | backup | result | restore | size | rows |",
         "|---|---|---|--:|--:|--:|",
         *(
-            f"| {proof.created:%Y-%m-%d %H:%M} | {one.id} | {proof.grade if proof.ok else 'FAILED'} "
+            f"| {proof.created:%Y-%m-%d %H:%M} | {inline(one.id)} | {proof.grade if proof.ok else 'FAILED'} "
             f"| {proof.restore_seconds:.1f} s | {one.stored_bytes / 1e6:,.2f} MB | {sum(proof.tables.values()):,} |"
             for one, proof in ((one, one.proof) for one in reversed(backups))
             if proof is not None

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from tasks.core.errors import ConnectionFailed, OpsError, StoreUnavailable
+from tasks.core.markdown import inline
 from tasks.core.progress import reporting
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class ProgressArtifacts:
     def started(self, key: str, title: str, total: float | None, unit: str) -> None:
         if total and TaskRunContext.get():
             with _never_in_the_way():
-                made = create_progress_artifact(progress=0.0, description=title)
+                made = create_progress_artifact(progress=0.0, description=inline(title))
                 assert isinstance(made, UUID)
                 self._shown[key] = (made, time.monotonic())
 

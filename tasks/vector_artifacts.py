@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.artifacts import key_of, leave, picture
+from tasks.core.markdown import inline
 from tasks.core.settings import Environment
 from tasks.core.vectors import pictures
 from tasks.core.vectors.proving import way
@@ -17,7 +18,7 @@ def rebuilt_artifact(environment: Environment, done: Rebuilt) -> None:
     """Before and after, the gate's answers, and what the build took."""
     plan, built = done.plan, done.built
     lines = [
-        f"# {done.index} of {environment}, built anew",
+        f"# {inline(done.index)} of {environment}, built anew",
         f"m={plan.m}, ef_construction={plan.ef_construction} over {plan.rows:,} vectors in {built.seconds:.1f} s, "
         f"{plan.maintenance_work_mem // 2**20:,} MB of maintenance_work_mem, parallel workers: {built.workers}.",
         "Searches were not without an index.",
@@ -28,11 +29,11 @@ def rebuilt_artifact(environment: Environment, done: Rebuilt) -> None:
         "",
         "| gate | | |",
         "|---|---|---|",
-        *(f"| {check.name} | {check.status} | {check.detail} |" for check in done.checks),
+        *(f"| {check.name} | {check.status} | {inline(check.detail)} |" for check in done.checks),
         "",
-        *(f"- it waited for {one}" for one in built.waited_for),
-        *([f"- {built.outgrown}"] if built.outgrown else []),
-        *([f"- the old index is still there as {done.left}"] if done.left else []),
+        *(f"- it waited for {inline(one)}" for one in built.waited_for),
+        *([f"- {inline(built.outgrown)}"] if built.outgrown else []),
+        *([f"- the old index is still there as {inline(done.left)}"] if done.left else []),
         *picture(pictures.before_and_after(done.before, done.after), "recall and latency before and after"),
     ]
     leave("\n".join(lines), key=key_of(f"reindexed-{environment}-{done.index}"))
@@ -43,7 +44,7 @@ def tuned_artifact(
 ) -> None:
     rows = candidates[0].rows if candidates else 0
     lines = [
-        f"# Parameters for {index} of {environment}, measured on {rows:,} rows",
+        f"# Parameters for {inline(index)} of {environment}, measured on {rows:,} rows",
         "| m / ef_construction | recall@10 | worst | P50 | P95 | build | size | |",
         "|---|---|---|---|---|---|---|---|",
         *(

@@ -64,6 +64,10 @@ def test_a_day_is_told_and_shown(
     assert f"backup: {made.id}" in webhook.received[-1]["message"]
     assert "/alive/dev" in webhook.paths
 
+    assert deploy().state == "nothing-pending"
+    assert [each["title"] for each in webhook.received[3:]] == ["dev: deploy succeeded"], "one message, no pair"
+    assert "Nothing was pending." in webhook.received[3]["message"]
+
     (migrations / "999_breaks.up.sql").write_text("ALTER TABLE code_patterns ADD COLUMN surprise text;")
     (migrations / "999_breaks.down.sql").write_text("ALTER TABLE code_patterns DROP COLUMN surprise;")
     monkeypatch.setattr("flows.deploy.verify_target", _fails)
@@ -72,7 +76,7 @@ def test_a_day_is_told_and_shown(
     pages = temporary_settings({PREFECT_UI_URL: "http://ui.example", PREFECT_SERVER_UI_ENABLED: True})
     with pages, pytest.raises(RuntimeError):
         deploy()
-    assert [each["title"] for each in webhook.received[3:]] == [
+    assert [each["title"] for each in webhook.received[4:]] == [
         "dev: deploy started",
         "dev: was rolled back",
         "dev: deploy FAILED",

@@ -12,6 +12,7 @@ import pytest
 
 from tasks.core.errors import Refused, UsageError
 from tasks.core.postgres.connections import Connection
+from tasks.core.progress import reporting
 from tasks.core.release import approvals
 from tasks.core.schema import ledger
 from tasks.core.settings import Settings
@@ -20,6 +21,23 @@ from tests.flows.asking import Meanwhile, asked, asking, deploy, fill_in, releas
 __all__ = ["asking"]
 
 OPEN = '[[windows]]\ncron = "0 * * * *"\nduration = "PT4H"\n'
+
+
+class Counted:
+    """Hears the titles of the steps."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+
+    def started(self, key: str, title: str, total: float | None, unit: str) -> None:
+        if title.startswith("["):
+            self.titles.append(title)
+
+    def advanced(self, key: str, done: float, total: float | None) -> None: ...
+
+    def finished(self, key: str, detail: str, ok: bool) -> None: ...
+
+    def noted(self, text: str) -> None: ...
 
 
 @pytest.mark.slow
@@ -48,8 +66,15 @@ def test_outside_of_the_window(asking: Callable[..., None], dev: Settings, conn:
 @pytest.mark.slow
 def test_inside_of_the_window(asking: Callable[..., None], dev: Settings, conn: Connection) -> None:
     asking(0, OPEN)
-    done = deploy()
+    counted = Counted()
+    with reporting(counted):
+        done = deploy()
     assert done.state == "deployed"
+    # Without backup and drill, advice and prune, which this environment leaves out.
+    assert counted.titles == [
+        f"[{number}/7] {title}"
+        for number, title in enumerate(["Check", "Plan", "Window", "Check again", "Migrate", "Verify", "Report"], 1)
+    ]
     assert done.predicted_seconds
     assert re.fullmatch(r"20.* UTC", release_of(conn)["window"])
 

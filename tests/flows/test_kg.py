@@ -80,6 +80,8 @@ def test_a_person_says_no_and_then_yes(surroundings: dict[str, str], conn: Conne
     status, shown = on_a_terminal(MAIN, "deploy", "dev", **surroundings)
     assert (status, "Continue?" in shown) == (0, False)
     assert "nothing is pending" in shown
+    for number, title in enumerate(["Check", "Plan", "Verify"], 1):
+        assert f"✓ [{number}/3] {title}  " in shown, shown
 
 
 def test_the_documents_of_a_whole_life(surroundings: dict[str, str]) -> None:

@@ -197,3 +197,15 @@ def test_a_note_keeps_what_can_be_kept(conn: Connection, settings: Settings) -> 
     plan = stored(conn, wanting(settings, 2))
     decided = approvals.decide(settings, plan.id, "approve", "Grace", "read\x00 it\x1b[2J\nall")
     assert decided.decisions[0].note == "read it[2J\nall"
+
+
+def test_a_password_that_slipped_into_a_note_is_not_kept(
+    conn: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRODUCTION_DB_PASSWORD", "our-own-secret")
+    one = wanting(settings, 2)
+    plan = stored(conn, one)
+    said = "tried postgresql://kg:hunter2@db/graph and our-own-secret, password=hunter3"
+    approvals.decide(one, plan.id, "approve", "Grace postgresql://g:hunter4@h/", said)
+    row = conn.execute("SELECT name, note FROM kg_ops.approvals").fetchone()
+    assert row == ("Grace postgresql://g:***@h/", "tried postgresql://kg:***@db/graph and ***, password=***")

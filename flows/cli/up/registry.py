@@ -71,7 +71,7 @@ def make_deployment(client: SyncPrefectClient, entry: dict[str, Any]) -> None:
     made = deployment.apply(schedules=schedules, work_pool_name=POOL)
     assert isinstance(made, UUID)  # a coroutine it would be in an event loop only
     # It says that the code is in this folder, and the worker would copy that, a gigabyte with .venv, for each run.
-    client.update_deployment(UUID(str(made)), DeploymentUpdate(path=None))
+    client.update_deployment(made, DeploymentUpdate(path=None))
 
 
 def _schedule(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""No message carries a secret: what the process's environment variables hold of them is taken out of any text."""
+"""No message, page or ledger carries a secret: what the environment variables hold is taken out of any text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from urllib.parse import quote, unquote
 
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|ACCESS_KEY|IDENTITY|AUTH_STRING", re.IGNORECASE)
 _WHOLE_URL = ("KG_NOTIFY_URLS", "KG_HEARTBEAT_URL")  # a webhook's path is its password
-_USER_INFO = re.compile(r"//[^/\s@:]*:(?P<password>[^/\s@]+)@")
+# To the last @ of the word: a password that was not encoded may hold one, or a slash.
+_USER_INFO = re.compile(r"//[^/\s@:]*:(?P<password>[^\s'\"<>]+)@")
+_KEYWORD = re.compile(r"(?i)\b((?:ssl)?password|passwd|pwd)(\s*=\s*)('(?:\\.|[^'\\])*'|[^\s'\"&]+)")
 _LEAST_IN_PATH = 8  # tokens are longer than words
 _LEAST = 3  # shorter ones would take single letters out of words
 
 
 def scrub(text: str, variables: Mapping[str, str]) -> str:
-    """`text` with each secret in `variables` replaced by ***: passwords, keys, addresses of webhooks; also encoded."""
+    """`text` with each secret in `variables` replaced by ***: passwords, keys, addresses of webhooks; also encoded,
+    and the password of any address or connection string in it.
+    """
     for secret in sorted(set(_secrets(variables)), key=len, reverse=True):
         text = text.replace(secret, "***")
+    text = _KEYWORD.sub(r"\1\2***", text)
     return _USER_INFO.sub(lambda found: found.group().replace(found["password"], "***"), text)
 
 

@@ -50,6 +50,11 @@ def preview(settings: Settings) -> DeployPlan:
         return make_plan(conn, settings)
 
 
+def is_current(conn: Connection, settings: Settings) -> bool:
+    """Has the ledger every revision, so that nothing is pending? A quick look, before the plan is made."""
+    return ledger.exists(conn) and not ledger.pending(load_migrations(settings.migrations), ledger.entries(conn))
+
+
 def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     """The plan on this connection's database; nothing is written."""
     migrations = load_migrations(settings.migrations)

@@ -5,6 +5,7 @@ A decision is a row in kg_ops.approvals, whichever way it came: the form of the 
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from sql import query
 from tasks.core.errors import Refused, UsageError
+from tasks.core.notifications.secrets import scrub
 from tasks.core.operations.plan import DeployPlan
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
 from tasks.core.schema import ledger
@@ -147,9 +149,7 @@ def decide(settings: Settings, plan: UUID, choice: Choice, name: str, note: str 
         if before and before.decision == choice:
             return found
         _refuse(found, choice, name, before)
-        conn.execute(
-            query("record_decision"), {"plan": plan, "decision": choice, "name": name, "note": _readable(note)}
-        )
+        conn.execute(query("record_decision"), {"plan": plan, "decision": choice, "name": name, "note": kept(note)})
         decided = _now(conn, plan)
         if choice == "reject":
             _move(conn, plan, "rejected")
@@ -200,10 +200,15 @@ def last_rehearsal(settings: Settings, plan: DeployPlan) -> tuple[str, ...]:
 
 def proper_name(name: str) -> str:
     """As it is kept. Raises UsageError for an empty one."""
-    found = " ".join(_INVISIBLE.sub("", _readable(name)).split())
+    found = " ".join(_INVISIBLE.sub("", kept(name)).split())
     if not found or len(found) > 200:
         raise UsageError("a decision wants a name", hint="--name, or the form's field")
     return found
+
+
+def kept(text: str) -> str:
+    """What somebody typed, as it goes into a ledger: readable, and without a password that slipped in."""
+    return scrub(_readable(text), os.environ)
 
 
 def same_name(one: str, other: str) -> bool:
@@ -217,8 +222,8 @@ def _alike(name: str) -> str:
 
 def _readable(text: str) -> str:
     """Without what a terminal obeys, what turns the direction of reading, and what PostgreSQL keeps in no text."""
-    kept = (each for each in text if each in "\n\t" or unicodedata.category(each)[0] != "C")
-    return unicodedata.normalize("NFC", "".join(kept)).strip()
+    printed = (each for each in text if each in "\n\t" or unicodedata.category(each)[0] != "C")
+    return unicodedata.normalize("NFC", "".join(printed)).strip()
 
 
 def _move(conn: Connection, plan: UUID, state: State) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.core.backup.manifest import Backup
+from tasks.core.markdown import block, code, inline
 from tasks.core.operations.plan import DeployPlan
 from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.release.prediction import Prediction
@@ -35,18 +36,18 @@ def describe(prepared: Prepared, now: datetime) -> str:
     """The form's description: what is pending, its SQL, hazards, rehearsal, backup, duration and window."""
     plan = prepared.plan
     lines = [
-        f"# Deploy to {plan.environment} (plan `{plan.hash}`)",
-        f"Database `{plan.database}` goes from revision {plan.revision or 'none'} to {plan.target_revision}; "
-        f"started by {prepared.started_by}.",
+        f"# Deploy to {plan.environment} (plan {code(plan.hash)})",
+        f"Database {code(plan.database)} goes from revision {inline(plan.revision or 'none')} to "
+        f"{inline(plan.target_revision)}; started by {inline(prepared.started_by)}.",
         "",
         "| | |",
         "|---|---|",
-        f"| backup | {_backup(prepared.backup)} |",
-        f"| predicted duration | {prepared.prediction.seconds:.0f} s ({prepared.prediction.because}) |",
-        f"| window | {_window(prepared, now)} |",
-        f"| hazards | {_counted(prepared.linted)} |",
+        f"| backup | {inline(_backup(prepared.backup))} |",
+        f"| predicted duration | {prepared.prediction.seconds:.0f} s ({inline(prepared.prediction.because)}) |",
+        f"| window | {inline(_window(prepared, now))} |",
+        f"| hazards | {inline(_counted(prepared.linted))} |",
     ]
-    lines += [f"| adopted without running | {each.label} |" for each in plan.adopted]
+    lines += [f"| adopted without running | {inline(each.label)} |" for each in plan.adopted]
     for migration in plan.pending:
         lines += _migration(migration, prepared)
     return "\n".join(lines)
@@ -58,12 +59,12 @@ def _backup(backup: Backup | None) -> str:
     rows = sum(backup.manifest.tables.values())
     proof = backup.proof
     proved = f"{proof.grade}, restored in {proof.restore_seconds:.1f} s" if proof else "not proved"
-    return f"`{backup.id}`, {rows:,} rows, {proved}"
+    return f"{backup.id}, {rows:,} rows, {proved}"
 
 
 def _window(prepared: Prepared, now: datetime) -> str:
     if prepared.override:
-        return f"overridden by {prepared.started_by}: {_cell(prepared.override)}"
+        return f"overridden by {prepared.started_by}: {prepared.override}"
     if prepared.opening is None:
         return "none is set: at any time"
     return f"{'now open, ' if prepared.opening.is_open(now) else ''}{prepared.opening}"
@@ -79,17 +80,12 @@ def _migration(migration: Migration, prepared: Prepared) -> list[str]:
     kinds += ["irreversible: its way back is a restore"] if migration.irreversible else []
     script = migration.sql.splitlines()
     said = f" ({'; '.join(kinds)})" if kinds else ""
-    lines = ["", f"## {migration.label}{said}"]
+    lines = ["", f"## {inline(migration.label)}{said}"]
     for hazard in prepared.linted.hazards.get(migration.revision, ()):
-        lines.append(f"- ⚠ line {hazard.line}: {hazard.message} {hazard.remedy} [{hazard.rule}]")
-    lines += [f"- {each}" for each in prepared.rehearsed if each.revision == migration.revision]
+        lines.append(f"- ⚠ line {hazard.line}: {inline(f'{hazard.message} {hazard.remedy} [{hazard.rule}]')}")
+    lines += [f"- {inline(each)}" for each in prepared.rehearsed if each.revision == migration.revision]
     more = [f"-- ... and {len(script) - SQL_LINES} more lines"] if len(script) > SQL_LINES else []
-    return [*lines, "", "```sql", *script[:SQL_LINES], *more, "```"]
-
-
-def _cell(text: str) -> str:
-    """On one line, and no end of the table's cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return [*lines, "", *block([*script[:SQL_LINES], *more], "sql")]
 
 
 def rehearsed_seconds(rehearsed: Sequence[Rehearsed]) -> float | None:

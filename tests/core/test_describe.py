@@ -1,0 +1,101 @@
+"""What approvers and pages show of other people's words: to the letter, in its place, and without a password."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tasks.core.markdown import block, code, inline
+from tasks.core.operations.plan import DeployPlan
+from tasks.core.release.describe import Prepared, describe
+from tasks.core.release.prediction import Prediction
+from tasks.core.schema.hazards import Linted
+from tasks.core.schema.migrations import Migration, load_migrations
+
+NASTY = [
+    "a | b",
+    "`code` ``more``",
+    "<script>alert(1)</script>",
+    "[click](javascript:alert(1))",
+    "![x](http://evil.example/p.png)",
+    "one\n\n# two\n| three |",
+    "*bold* _it_ ~~gone~~ &lt; \\| \\",
+    "<img src=x onerror=alert(1)>",
+    "ends with a backslash \\",
+]
+
+
+def rendered(text: str) -> str:
+    """As CommonMark with tables and strikethrough makes HTML of it, HTML let through: what a UI may do at worst."""
+    return str(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
+
+
+def shown(html: str) -> str:
+    from html import unescape
+
+    return " ".join(unescape(re.sub(r"<[^>]*>", "", html)).split())
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_words_stay_words(text: str) -> None:
+    table = rendered(f"| a | b |\n|---|---|\n| {inline(text)} | right |")
+    assert table.count("<tr>") == 2
+    assert table.count("<td>") == 2
+    assert "<td>right</td>" in table
+    assert set(re.findall(r"<(\w+)", table)) == {"table", "thead", "tbody", "tr", "th", "td"}
+    cell = re.search(r"<td>(.*?)</td>", table, re.S)
+    assert cell
+    assert shown(cell[1]) == " ".join(text.split()), "to the letter"
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_code_stays_code(text: str) -> None:
+    html = rendered(f"x {code(text)} y")
+    assert set(re.findall(r"<(\w+)", html)) == {"p", "code"}
+    assert shown(html) == f"x {' '.join(text.split())} y"
+    fenced = rendered("\n".join(block(["select 1; -- ```", "````", text, "<b>"], "sql")))
+    assert set(re.findall(r"<(\w+)", fenced)) == {"pre", "code"}
+
+
+def prepared(migration: Migration, **words: str) -> Prepared:
+    plan = DeployPlan("production", "gr`aph", "", (migration,), (), (), (), "0123abcd")
+    return Prepared(
+        plan=plan,
+        linted=Linted("squawk", {}),
+        rehearsed=(),
+        backup=None,
+        prediction=Prediction(3.0, "because"),
+        opening=None,
+        **words,
+    )
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_the_form_is_as_it_is_whatever_the_starter_is_called(text: str, tmp_path: Path) -> None:
+    (tmp_path / "001_create_it.up.sql").write_text("SELECT 1; -- ```\n# no heading\n```\n<script>\n")
+    (tmp_path / "001_create_it.down.sql").write_text("SELECT 1;\n")
+    [script] = load_migrations(tmp_path)
+    html = rendered(describe(prepared(script, override=text, started_by=text), datetime.now(UTC)))
+    assert set(re.findall(r"<(\w+)", html)) == {
+        *("h1", "h2", "p", "code", "pre", "table", "thead", "tbody", "tr", "th", "td")
+    }
+    assert html.count("<tr>") == 5
+    assert html.count("<h1") == html.count("<h2") == 1
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRODUCTION_DB_PASSWORD", "under_score*d")
+    for text in (
+        "see postgresql://kg:hunter2@h/d",
+        "postgresql://kg:hun/ter2@x@h/d",
+        "host=h password=hunter2 user=kg",
+        "password = 'hunt er2'",
+        "it is under_score*d",
+    ):
+        for made in (inline(text), code(text), "\n".join(block([text], ""))):
+            assert "***" in made.replace("\\", "")
+            assert not re.search(r"hun|er2|score", made), made
