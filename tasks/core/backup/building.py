@@ -19,6 +19,7 @@ from tasks.core.vectors.memory import build_memory_bytes
 
 _DEFAULT_M = 16
 _LEAST_MEMORY = 64 << 20
+_USUAL_WORKERS, _MOST_WORKERS = 2, 8
 
 
 def wanted_memory(conn: Connection, manifest: Manifest) -> int:
@@ -34,10 +35,7 @@ def build_options(settings: Settings, conn: Connection, wanted: int, *, own: boo
     """The settings by name; `own`: a scratch server of ours, on this machine. Raises DatabaseError."""
     version = vector_extension(conn).installed or ""
     memory, workers = _here(wanted, version) if own else _there(settings, conn, wanted, version)
-    options = {"maintenance_work_mem": f"{memory >> 10}kB"}
-    if workers is not None:
-        options["max_parallel_maintenance_workers"] = str(workers)
-    return options
+    return {"maintenance_work_mem": f"{memory >> 10}kB", "max_parallel_maintenance_workers": str(workers)}
 
 
 def through_pooler(conn: Connection) -> bool:
@@ -49,11 +47,14 @@ def through_pooler(conn: Connection) -> bool:
     return row is None or row[0] != conn.info.backend_pid
 
 
-def _here(wanted: int, version: str) -> tuple[int, int | None]:
+def _here(wanted: int, version: str) -> tuple[int, int]:
     spare = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
     memory = max(_LEAST_MEMORY, min(wanted, spare))
     unsafe = bool(version) and not parallel_is_safe(version)
-    return memory, 0 if unsafe or memory > _shared_memory_free() else None
+    if unsafe or memory > _shared_memory_free():
+        return memory, 0
+    # The server's own number is 2, however many cores there are, and it starts no more than 8 of all kinds.
+    return memory, max(_USUAL_WORKERS, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1))
 
 
 def _there(settings: Settings, conn: Connection, wanted: int, version: str) -> tuple[int, int]:
