@@ -32,6 +32,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from flows.cli.errors import one_line
 from flows.cli.up.state import prefect_home, running_url
 from tasks.core.errors import EngineFailed
 from tasks.core.progress import track
@@ -46,6 +47,7 @@ PROBE_SECONDS = 10.0
 HEARTBEAT_SECONDS = "30"  # a server that stays notices by them that a run has died
 
 _KEPT_OUTPUT_BYTES = 8_000
+_LONGEST_ANSWER = 64  # bytes; Prefect's is "true"
 
 # No telemetry, no console lines in the middle of the display; core's log lines go into the run's log.
 _CLIENT_VARIABLES = {
@@ -235,23 +237,35 @@ def engine() -> Iterator[Engine]:
 
 
 def probe(url: str) -> None:
-    """Whoever answers, with whatever status, is there; authentication and versions are Prefect's business."""
-    bare = re.sub(
-        "//.*@", "//", url, flags=re.DOTALL
-    )  # no user and password: urllib cannot use them, nor are they shown
+    """Return where Prefect's API answers, or asks who we are: authentication and versions are Prefect's business.
+
+    Raises EngineFailed where nobody answers, or something else than Prefect.
+    """
+    # No user and password: urllib cannot use them, nor are they shown.
+    bare = re.sub("//.*@", "//", url, flags=re.DOTALL).rstrip("/")
     try:
-        with urlopen(f"{bare.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 - the operator's own setting
-            return
+        with urlopen(f"{bare}/health", timeout=PROBE_SECONDS) as answer:  # noqa: S310 - the operator's own setting
+            if answer.read(_LONGEST_ANSWER).strip() == b"true":
+                return
+            reason = f"it answers as Prefect's API does not ({answer.headers.get_content_type()})"
     except HTTPError as error:
-        if error.code < http.client.INTERNAL_SERVER_ERROR:
+        if _asks_who_we_are(error):
             return
-        reason = f"it answers {error.code}"
+        reason = f"it answers {error.code}, as Prefect's API does not"
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = str(getattr(error, "reason", error))
+        reason = one_line(str(getattr(error, "reason", error))) or type(error).__name__
     raise EngineFailed(
         f"no Prefect server at PREFECT_API_URL ({bare}): {reason}",
-        hint="start it, correct PREFECT_API_URL, or unset it: kg then starts a server of its own",
+        hint="start it, correct PREFECT_API_URL (a server's ends in /api), or unset it: "
+        "kg then starts a server of its own",
     )
+
+
+def _asks_who_we_are(error: HTTPError) -> bool:
+    """Prefect's health needs no key, but a proxy before it may; and Cloud's workspaces have none of their own."""
+    if re.match(r"https://[\w.-]*\.prefect\.cloud/", error.url or ""):
+        return error.code < http.client.INTERNAL_SERVER_ERROR
+    return error.code in (http.client.UNAUTHORIZED, http.client.FORBIDDEN)
 
 
 def _listen(host: str, port: int) -> socket.socket:
