@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
+from tasks.artifacts import key_of
 from tasks.core.errors import ConnectionFailed, OpsError, StoreUnavailable
 from tasks.core.markdown import inline
 from tasks.core.progress import reporting
@@ -28,15 +30,21 @@ UPDATE_SECONDS = 1.0  # an update is a call of the API
 
 
 class ProgressArtifacts:
-    """Shows work with a known total as a progress artifact of the task run; its last state stays on the run's page."""
+    """Shows work with a known total as a progress artifact of the task run; its last state stays on the run's page.
 
-    def __init__(self) -> None:
+    Its key is the work's and the environment's, like `progress-dump-dev`: one series over all runs.
+    """
+
+    def __init__(self, environment: str) -> None:
+        self._environment = environment
         self._shown: dict[str, tuple[UUID, float]] = {}
 
     def started(self, key: str, title: str, total: float | None, unit: str) -> None:
         if total and TaskRunContext.get():
             with _never_in_the_way():
-                made = create_progress_artifact(progress=0.0, description=inline(title))
+                name = re.sub(r"-\d+$", "", key)  # without the process id of an index build
+                stable = key_of(f"progress-{name}-{self._environment}")
+                made = create_progress_artifact(progress=0.0, key=stable, description=inline(title))
                 assert isinstance(made, UUID)
                 self._shown[key] = (made, time.monotonic())
 
@@ -77,7 +85,8 @@ def step(name: str, *, retries: int = 0) -> Callable[[Callable[P, R]], Callable[
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def observed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with reporting(ProgressArtifacts()):
+            environment = kwargs.get("environment", next(iter(args), ""))
+            with reporting(ProgressArtifacts(str(environment))):
                 return function(*args, **kwargs)
 
         return task(

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from tasks.core.postgres.connections import Connection
+from tasks.core.progress import reporting
 from tasks.core.settings import Settings
 from tests.core.test_notices import Webhook, webhook
 from tests.flows.runs import backup, deploy
+from tests.integration.graphs import deploy_graph
 
 __all__ = ["webhook"]
 
@@ -35,6 +37,44 @@ def bars() -> dict[str, float]:
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=["progress"])))
     return {str(each.description): float(str(each.data)) for each in found}
+
+
+class Seen:
+    """Subscribes as the terminal's bars do: the pieces of work with a known total, key -> title."""
+
+    def __init__(self) -> None:
+        self.work: dict[str, str] = {}
+
+    def started(self, key: str, title: str, total: float | None, unit: str) -> None:
+        if total:
+            self.work[key] = title
+
+    def advanced(self, key: str, done: float, total: float | None) -> None: ...
+    def finished(self, key: str, detail: str, ok: bool) -> None: ...
+    def noted(self, text: str) -> None: ...
+
+
+def progress_keys() -> dict[str, str]:
+    """Key -> title of the newest progress artifact of each series."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterType
+    from prefect.client.schemas.sorting import ArtifactSort
+
+    only = ArtifactFilter(type=ArtifactFilterType(any_=["progress"]))
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=only, sort=ArtifactSort.UPDATED_ASC)
+    return {str(each.key): str(each.description) for each in found}
+
+
+def test_bars_and_progress_artifacts_are_fed_by_the_same_events(dev: Settings, conn: Connection) -> None:
+    deploy_graph(conn, dev)
+    terminal = Seen()
+    with reporting(terminal):
+        backup()
+    assert {"count", "dump", "read-back", "restore-data"} <= terminal.work.keys(), terminal.work
+    shown = progress_keys()
+    for key, title in terminal.work.items():
+        assert shown[f"progress-{key}-dev"] == title
 
 
 def test_a_day_is_told_and_shown(
