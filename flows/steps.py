@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tasks.core.progress import Track, track
+
+log = logging.getLogger(__name__)
 
 
 class Steps:
@@ -24,8 +27,11 @@ class Steps:
         self.total = max(self.total, number)
         started = time.monotonic()
         self.seconds[title] = 0.0
+        named = f"[{number}/{self.total}] {title}"
+        log.info("%s", named)  # in the run's log, for whoever follows it elsewhere than in its terminal
         try:
-            with track(f"step-{number}", f"[{number}/{self.total}] {title}") as current:
+            with track(f"step-{number}", named) as current:
                 yield current
+            log.info("%s: %s (%.1f s)", named, current.detail or "done", time.monotonic() - started)
         finally:
             self.seconds[title] = round(time.monotonic() - started, 3)

@@ -126,7 +126,7 @@ def schedule_deploy(
             deployment = client.read_deployment_by_name(f"deploy/{environment}")
         except ObjectNotFound:
             return None
-        if not _is_polled(client, deployment.work_pool_name):
+        if not is_polled(client, deployment.work_pool_name):
             return None
         run = client.create_flow_run_from_deployment(
             deployment.id,
@@ -142,8 +142,8 @@ def schedule_deploy(
     return run.id
 
 
-def _is_polled(client: SyncPrefectClient, pool: str | None) -> bool:
-    """A pool counts as ready while a worker of it has sent a heartbeat in the last half minutes."""
+def is_polled(client: SyncPrefectClient, pool: str | None) -> bool:
+    """Does a worker take its runs? It counts as ready while one has sent a heartbeat in the last half minutes."""
     if pool is None:
         return False
     status = client.read_work_pool(pool).status

@@ -17,7 +17,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "200", **variables}
 
 
-def kg(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def kg(*words: str, seconds: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run one command line in a pipe, with nobody at the terminal."""
     return subprocess.run(
         [sys.executable, "-c", MAIN, *words],
@@ -25,7 +25,7 @@ def kg(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=seconds,
         check=False,
     )
 

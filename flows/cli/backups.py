@@ -15,10 +15,12 @@ from flows.cli.options import (
     KeepId,
     ListedId,
     Output,
+    Remote,
     UnkeepId,
     Verbose,
     VerifyBackups,
 )
+from flows.cli.remote import answer_from_worker
 
 if TYPE_CHECKING:
     from tasks.core.documents import BackupDocument, DrillDocument, PruneDocument, ReportDocument
@@ -26,9 +28,15 @@ if TYPE_CHECKING:
 
 
 def backup(
-    environment: EnvironmentName, form: BackupFormat = "as-set", json: Json = False, verbose: Verbose = False
+    environment: EnvironmentName,
+    form: BackupFormat = "as-set",
+    remote: Remote = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> int:
     """Back the database up, and prove the backup by restoring it."""
+    if remote:
+        return answer_from_worker(Output(json, verbose), "backup", environment, lambda _: {"form": form})
 
     def work() -> BackupDocument:
         from flows.cli.engine import engine

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
+from flows.cli.options import StrategyName
 from tasks.core.errors import NotConfirmed
 
+if TYPE_CHECKING:
+    from tasks.core.operations.plan import DeployPlan
+    from tasks.core.settings import Settings
+
 QUESTION = "Continue? (yes/no): "
+PREVIEW_LINES = 12
 
 
 def confirm(what: str) -> None:
@@ -29,3 +36,67 @@ def confirm(what: str) -> None:
         if answer in ("no", "n") or not line:
             raise NotConfirmed(f"{what} was not confirmed; nothing was done")
         sys.stderr.write("Please answer yes or no.\n")
+
+
+def agreed_plan(settings: Settings, yes: bool) -> str:
+    """Show what is pending, and ask unless `yes`. The hash of the plan that a person agreed to; else empty."""
+    from tasks.core.operations.plan import preview
+
+    plan = preview(settings)
+    if plan.nothing_pending:
+        return ""
+    show_plan(plan)
+    if yes or settings.deploy.confirm == "none":
+        return ""
+    from tasks.core.release.approvals import last_rehearsal
+
+    for line in last_rehearsal(settings, plan):
+        _say(line)
+    confirm(f"the deploy to {settings.environment}")
+    return plan.hash
+
+
+def show_plan(plan: DeployPlan) -> None:
+    """What a deploy would run, on the error stream: the first lines of each pending file."""
+    _say(f"{plan.environment} (database {plan.database}) is at revision {plan.revision or 'none'}.")
+    for migration in plan.adopted:
+        _say(f"Revision {migration.revision} {migration.name} is there already and is adopted without running.")
+    for migration in plan.pending:
+        lines = migration.sql.splitlines()
+        _say(f"\n{migration.up.name} ({len(lines)} lines):\n{'-' * 60}")
+        _say("\n".join(lines[:PREVIEW_LINES]))
+        _say(f"{'...' if len(lines) > PREVIEW_LINES else ''}\n{'-' * 60}".lstrip("\n"))
+
+
+def say_unseen(environment: str) -> None:
+    """Where only the worker knows the database."""
+    _say(f"{environment} is not set up on this machine: its worker does it, and what is done is not shown here before.")
+
+
+def show_rollback(
+    settings: Settings,
+    strategy: StrategyName,
+    backup: str | None,
+    *,
+    salvage: bool = False,
+    whole_database: bool = False,
+) -> None:
+    """What a rollback would do, on the error stream. Rows at stake stop it later, with their count, without --yes."""
+    source = f"backup {backup}" if backup else "the newest proved backup"
+    what = {
+        StrategyName.AUTO: "revert what the last deploy applied; where that cannot be, restore its backup if nothing "
+        "written since would be lost",
+        StrategyName.REVERT: "run the down scripts of what the last deploy applied",
+        StrategyName.RESTORE: f"swap our tables for those of {source}, keeping the replaced ones until pruned",
+        StrategyName.RESET: "empty our tables, keep the schema, and run the environment's index command",
+    }[strategy]
+    if whole_database:
+        what = f"exchange the whole database, everyone's tables, for {source}, and end every session in it"
+    if salvage:
+        what += "; where a restore is made, rows written since are exported and applied again as far as they fit"
+    where = settings.address.label if settings.address else "the embedded server"
+    _say(f"This will roll back {settings.environment} ({where}): {what}.")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201

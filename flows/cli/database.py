@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from getpass import getuser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.backups import check_backup
-from flows.cli.confirm import confirm
+from flows.cli.confirm import agreed_plan, confirm, say_unseen, show_rollback
 from flows.cli.options import (
     BackupId,
     EnvironmentName,
@@ -18,6 +17,7 @@ from flows.cli.options import (
     Now,
     Output,
     Reason,
+    Remote,
     SalvageRows,
     StarterName,
     StrategyName,
@@ -28,6 +28,7 @@ from flows.cli.options import (
     WholeDatabase,
     Yes,
 )
+from flows.cli.remote import answer_from_worker
 from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,10 +39,7 @@ if TYPE_CHECKING:
         ReportDocument,
         RollbackDocument,
     )
-    from tasks.core.operations.plan import DeployPlan
     from tasks.core.settings import Settings
-
-PREVIEW_LINES = 12
 
 
 def check(environment: EnvironmentName, json: Json = False, verbose: Verbose = False) -> int:
@@ -109,6 +107,7 @@ def deploy(
     name: StarterName = "",
     now: Now = False,
     reason: Reason = "",
+    remote: Remote = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
@@ -119,11 +118,23 @@ def deploy(
     them after the drill, or is scheduled.
     """
 
+    def asked(plan: str) -> dict[str, Any]:
+        return {
+            "plan": plan,
+            "terminate_idle_blockers": terminate_idle_blockers,
+            "started_by": name or _login(),
+            "now": now,
+            "reason": reason,
+        }
+
+    def check_reason() -> None:
+        if now and not reason.strip():
+            raise UsageError("--now needs --reason TEXT", hint="it is written into the ledger")
+
     def work() -> DeployDocument:
         from flows.cli.engine import engine
 
-        if now and not reason.strip():
-            raise UsageError("--now needs --reason TEXT", hint="it is written into the ledger")
+        check_reason()
         with engine() as running:
             from tasks.core.settings import load_settings
 
@@ -133,14 +144,18 @@ def deploy(
             from flows.deploy import deploy
 
             running.ready(settings.environment)
-            return deploy(
-                environment=settings.environment,
-                plan=approved,
-                terminate_idle_blockers=terminate_idle_blockers,
-                started_by=name or _login(),
-                now=now,
-                reason=reason,
-            )
+            document: DeployDocument = deploy(environment=settings.environment, **asked(approved))
+            return document
+
+    def elsewhere(settings: Settings | None) -> dict[str, Any]:
+        check_reason()
+        if settings is None and not yes:
+            say_unseen(environment)
+            confirm(f"the deploy to {environment}")
+        return asked("" if settings is None or (yes and json) else agreed_plan(settings, yes))
+
+    if remote:
+        return answer_from_worker(Output(json, verbose), "deploy", environment, elsewhere)
 
     def partial() -> DeployDocument:
         from tasks.core.documents import DeployDocument
@@ -156,6 +171,7 @@ def rollback(
     backup: BackupId = None,
     salvage: SalvageRows = False,
     whole_database: WholeDatabase = False,
+    remote: Remote = False,
     yes: Yes = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -165,6 +181,14 @@ def rollback(
     revert runs the down scripts of what it applied; restore swaps our tables for those of a proved backup; reset
     empties our tables and indexes again; auto reverts, and restores where it must and nothing would be lost.
     """
+    asked: dict[str, Any] = {
+        "strategy": strategy.value,
+        "backup": backup or "",
+        "confirm": environment,
+        "yes": yes,
+        "salvage": salvage,
+        "whole_database": whole_database,
+    }
 
     def work() -> RollbackDocument:
         from flows.cli.engine import engine
@@ -179,15 +203,20 @@ def rollback(
             from flows.rollback import rollback
 
             running.ready(settings.environment)
-            return rollback(
-                environment=settings.environment,
-                strategy=strategy.value,
-                backup=backup or "",
-                confirm=settings.environment,
-                yes=yes,
-                salvage=salvage,
-                whole_database=whole_database,
-            )
+            document: RollbackDocument = rollback(environment=settings.environment, **asked)
+            return document
+
+    def elsewhere(settings: Settings | None) -> dict[str, Any]:
+        if not yes and settings is None:
+            say_unseen(environment)
+        elif not yes and settings:
+            show_rollback(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
+        if not yes:
+            confirm(f"the rollback of {environment}")
+        return asked
+
+    if remote:
+        return answer_from_worker(Output(json, verbose), "rollback", environment, elsewhere)
 
     def partial() -> RollbackDocument:
         from tasks.core.documents import RollbackDocument
@@ -221,67 +250,8 @@ def recover(
     return answer(Output(json, verbose), work, render.recover)
 
 
-def agreed_plan(settings: Settings, yes: bool) -> str:
-    """Show what is pending, and ask unless `yes`. The hash of the plan that a person agreed to; else empty."""
-    from tasks.core.operations.plan import preview
-
-    plan = preview(settings)
-    if plan.nothing_pending:
-        return ""
-    show_plan(plan)
-    if yes or settings.deploy.confirm == "none":
-        return ""
-    from tasks.core.release.approvals import last_rehearsal
-
-    for line in last_rehearsal(settings, plan):
-        _say(line)
-    confirm(f"the deploy to {settings.environment}")
-    return plan.hash
-
-
-def show_plan(plan: DeployPlan) -> None:
-    """What a deploy would run, on the error stream: the first lines of each pending file."""
-    _say(f"{plan.environment} (database {plan.database}) is at revision {plan.revision or 'none'}.")
-    for migration in plan.adopted:
-        _say(f"Revision {migration.revision} {migration.name} is there already and is adopted without running.")
-    for migration in plan.pending:
-        lines = migration.sql.splitlines()
-        _say(f"\n{migration.up.name} ({len(lines)} lines):\n{'-' * 60}")
-        _say("\n".join(lines[:PREVIEW_LINES]))
-        _say(f"{'...' if len(lines) > PREVIEW_LINES else ''}\n{'-' * 60}".lstrip("\n"))
-
-
-def show_rollback(
-    settings: Settings,
-    strategy: StrategyName,
-    backup: str | None,
-    *,
-    salvage: bool = False,
-    whole_database: bool = False,
-) -> None:
-    """What a rollback would do, on the error stream. Rows at stake stop it later, with their count, without --yes."""
-    source = f"backup {backup}" if backup else "the newest proved backup"
-    what = {
-        StrategyName.AUTO: "revert what the last deploy applied; where that cannot be, restore its backup if nothing "
-        "written since would be lost",
-        StrategyName.REVERT: "run the down scripts of what the last deploy applied",
-        StrategyName.RESTORE: f"swap our tables for those of {source}, keeping the replaced ones until pruned",
-        StrategyName.RESET: "empty our tables, keep the schema, and run the environment's index command",
-    }[strategy]
-    if whole_database:
-        what = f"exchange the whole database, everyone's tables, for {source}, and end every session in it"
-    if salvage:
-        what += "; where a restore is made, rows written since are exported and applied again as far as they fit"
-    where = settings.address.label if settings.address else "the embedded server"
-    _say(f"This will roll back {settings.environment} ({where}): {what}.")
-
-
 def _login() -> str:
     try:
         return getuser()
     except (KeyError, OSError):  # a container's user without a name
         return ""
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201

@@ -40,6 +40,9 @@ TerminateIdleBlockers = Annotated[
         help="End sessions that block a migration by idling in a transaction beyond the environment's limit.",
     ),
 ]
+Remote = Annotated[
+    bool, typer.Option("--remote", help="As a run of its deployment, by the worker of `kg up` or yours; follow it.")
+]
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for a maintenance window. Needs --reason.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --now: why. Written into the ledger.")]
 StarterName = Annotated[

@@ -164,6 +164,17 @@ class RollbackDocument(Document):
         )
 
 
+class RemoteDocument(Document):
+    """`--remote` of deploy, rollback and backup: how the run of the deployment has ended."""
+
+    state: Literal["completed", "failed", "refused"]
+    environment: Environment
+    deployment: str = Field(description="flow/environment")
+    flow_run: str = Field(description="Id of the flow run")
+    page: str = Field(description="Its page in the Prefect UI")
+    error: ErrorDetail | None = None
+
+
 class RecoverAction(Part):
     what: Literal["finished", "undone", "rolled-back", "verified", "dropped", "reported"]
     subject: str
@@ -265,6 +276,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "deploy": DeployDocument,
     "rollback": RollbackDocument,
     "approve, approvals[]": WaitingDocument,
+    "deploy, rollback, backup (with --remote)": RemoteDocument,
     "recover": RecoverDocument,
     "prune": PruneDocument,
     "reindex": ReindexDocument,
