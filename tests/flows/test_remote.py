@@ -111,7 +111,7 @@ def test_a_server_without_deployment_or_worker_is_refused(tmp_path: Path) -> Non
     assert_refused(kg("backup", "staging", "--remote", **own), "has no deployment backup/staging")
     with get_client(sync_client=True) as client:
         make_pool(client)
-        make_deployment(next(entry for name, entry in wanted_deployments(["staging"]) if name == "backup/staging"))
+        make_deployment(client, dict(wanted_deployments(["staging"]))["backup/staging"])
         assert_refused(kg("backup", "staging", "--remote", **own), "no worker takes the runs of backup/staging")
         client.delete_deployment(client.read_deployment_by_name("backup/staging").id)
         client.delete_work_pool(POOL)
