@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from prefect.runtime import flow_run
 
 from tasks.core.errors import Refused
@@ -17,6 +19,7 @@ def own_environment(environment: Environment) -> None:
     started with `environment: production`, ends here. A run without such a tag (the terminal's) is its starter's
     business. Raises Refused.
     """
+    _speak()
     named = {tag.removeprefix(TAG) for tag in flow_run.tags or () if tag.startswith(TAG)}
     if named - {environment}:
         wrong = ", ".join(sorted(named - {environment}))
@@ -24,3 +27,12 @@ def own_environment(environment: Environment) -> None:
             f"this run belongs to {wrong}, and its parameter says {environment}; nothing was opened",
             hint=f"start the deployment of {environment}, or set the parameter to {wrong}",
         )
+
+
+def _speak() -> None:
+    """What core and the steps say at INFO is for the run's page, also in a worker's process, where nobody else has set
+    their loggers' level: by the root's, which is Prefect's, it would begin with warnings.
+    """
+    for name in ("tasks", "flows"):
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(logging.INFO)
