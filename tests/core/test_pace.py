@@ -7,7 +7,7 @@ import time
 import pytest
 import zstandard
 
-from tasks.core.backup import building, streams
+from tasks.core.backup import streams
 from tasks.core.backup.pace import HIGHEST, Pace, next_level
 
 
@@ -38,18 +38,6 @@ def test_a_slow_store_is_measured_and_the_next_object_packed_harder() -> None:
         time.sleep(0.1)
     assert zstandard.ZstdDecompressor().decompressobj().decompress(bytes(packed)) == b"".join(content)
     assert pace.level == 2
-
-
-@pytest.mark.parametrize(("cores", "workers"), [(1, 2), (2, 2), (4, 3), (9, 8), (64, 8)])
-def test_a_scratch_server_builds_indexes_with_the_cores_that_there_are(
-    cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(building.os, "sched_getaffinity", lambda _: set(range(cores)))
-    monkeypatch.setattr(building, "_shared_memory_free", lambda: 1 << 40)
-    assert building._here(1 << 20, "0.8.6")[1] == workers
-    assert building._here(1 << 20, "0.8.0")[1] == 0, "a parallel build can overflow a buffer"
-    monkeypatch.setattr(building, "_shared_memory_free", lambda: 1 << 10)
-    assert building._here(1 << 20, "0.8.6")[1] == 0, "and takes its memory from /dev/shm"
 
 
 @pytest.mark.parametrize("cores", [2, 3, 8])

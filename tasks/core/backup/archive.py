@@ -61,7 +61,7 @@ def restore_archive(settings: Settings, backup: Backup, scratch: Scratch) -> dic
             options = {}
             if section == "post-data":
                 wanted = wanted_memory(conn, backup.manifest)
-                options = build_options(settings, conn, wanted, own=scratch.own)
+                options = build_options(settings, conn, wanted)
             if section == "data":
                 _restore_rows(settings, store, backup, scratch, chosen)
             else:

@@ -1,25 +1,23 @@
 """Settings for the session that builds a copy's indexes: memory for the largest graph, and workers where they are safe.
 
-On a scratch server of our own this machine says what there is; on another server, that server (vectors/machine.py).
-There a build gets workers only where /dev/shm was seen to hold it: one that finds too little would end the restore.
+The server says what its machine has (vectors/machine.py), a scratch server of our own likewise. A build gets workers
+only where /dev/shm was seen to hold it: one that finds too little would end the restore.
 """
 
 from __future__ import annotations
-
-import os
-import shutil
-from pathlib import Path
 
 from sql import query
 from tasks.core.backup.manifest import Manifest
 from tasks.core.postgres.connections import Connection, database_errors, vector_extension
 from tasks.core.settings import Settings
-from tasks.core.vectors.machine import machine_of, memory_limit, parallel_is_safe, workers_for
+from tasks.core.vectors.machine import machine_of, memory_limit, workers_for
 from tasks.core.vectors.memory import build_memory_bytes
 
 _DEFAULT_M = 16
 _LEAST_MEMORY = 64 << 20
-_USUAL_WORKERS, _MOST_WORKERS = 2, 8
+# Vectors lie beside their table (TOAST): without them 10,000 rows are a megabyte, which looks too small for workers.
+# What is really small is built sooner without.
+_SCAN_SIZE = "256kB"
 
 
 def wanted_memory(conn: Connection, manifest: Manifest) -> int:
@@ -31,11 +29,17 @@ def wanted_memory(conn: Connection, manifest: Manifest) -> int:
     return largest + largest // 10
 
 
-def build_options(settings: Settings, conn: Connection, wanted: int, *, own: bool) -> dict[str, str]:
-    """The settings by name; `own`: a scratch server of ours, on this machine. Raises DatabaseError."""
-    version = vector_extension(conn).installed or ""
-    memory, workers = _here(wanted, version) if own else _there(settings, conn, wanted, version)
-    return {"maintenance_work_mem": f"{memory >> 10}kB", "max_parallel_maintenance_workers": str(workers)}
+def build_options(settings: Settings, conn: Connection, wanted: int) -> dict[str, str]:
+    """The settings by name, for `wanted` bytes of graph on the server of `conn`. Raises DatabaseError."""
+    version, machine = vector_extension(conn).installed or "", machine_of(conn)
+    memory = max(_LEAST_MEMORY, min(wanted, memory_limit(machine, settings.reindex)[0]))
+    seen = machine.available is not None and machine.shared_memory is not None
+    workers = workers_for(machine, version, memory)[0] if seen and version else 0
+    return {
+        "maintenance_work_mem": f"{memory >> 10}kB",
+        "max_parallel_maintenance_workers": str(workers),
+        "min_parallel_table_scan_size": _SCAN_SIZE,
+    }
 
 
 def through_pooler(conn: Connection) -> bool:
@@ -45,26 +49,3 @@ def through_pooler(conn: Connection) -> bool:
     with database_errors("looking who answers"):
         row = conn.execute(query("backend_pid")).fetchone()
     return row is None or row[0] != conn.info.backend_pid
-
-
-def _here(wanted: int, version: str) -> tuple[int, int]:
-    spare = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
-    memory = max(_LEAST_MEMORY, min(wanted, spare))
-    unsafe = bool(version) and not parallel_is_safe(version)
-    if unsafe or memory > _shared_memory_free():
-        return memory, 0
-    # The server's own number is 2, however many cores there are, and it starts no more than 8 of all kinds.
-    return memory, max(_USUAL_WORKERS, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1))
-
-
-def _there(settings: Settings, conn: Connection, wanted: int, version: str) -> tuple[int, int]:
-    machine = machine_of(conn)
-    memory = max(_LEAST_MEMORY, min(wanted, memory_limit(machine, settings.reindex)[0]))
-    seen = machine.available is not None and machine.shared_memory is not None
-    return memory, workers_for(machine, version, memory)[0] if seen and version else 0
-
-
-def _shared_memory_free() -> int:
-    # A parallel build takes its memory there; a plain container has 64 MB.
-    shared = Path("/dev/shm")  # noqa: S108
-    return shutil.disk_usage(shared).free if shared.is_dir() else 0

@@ -74,7 +74,7 @@ def _carry_over(
         with connect(scratch.address, purpose="restore") as copy:
             entries = ledger.entries(copy) if ledger.exists(copy) else ()
             wanted = wanted_memory(copy, backup.manifest)
-            options = {} if through_pooler(conn) else build_options(settings, conn, wanted, own=False)
+            options = {} if through_pooler(conn) else build_options(settings, conn, wanted)
             labels = {table.name: table.label for table in dumped_tables(copy, [settings.database.schema_name])}
             moved = _move_to(copy, settings.database.schema_name, schema, tables)
         with track("restore-target", f"Build {len(moved)} tables in schema {schema} of the target"):
