@@ -19,11 +19,13 @@ from tasks.release import release_plan, still_proved, store_plan
 
 def overriding(settings: Settings, started_by: str, now: bool, reason: str) -> str:
     """Why no window is waited for; empty where it is. Raises UsageError for --now without a reason, Refused where the
-    starter has no name though others must agree.
+    starter has no name though others must agree. Signs that nobody sees are neither.
     """
-    if now and not reason.strip():
+    if now and not approvals.seen(reason):
         raise UsageError("deploying now, outside of the windows, needs a reason", hint="--now --reason TEXT")
-    if settings.approvals.required and not started_by.strip():
+    if approvals.seen(started_by):
+        approvals.proper_name(started_by)
+    elif settings.approvals.required:
         raise Refused(
             f"{settings.environment} asks for approvals, and nobody says who starts this deploy",
             hint="fill in started_by: the starter's own name does not count among the approvers",

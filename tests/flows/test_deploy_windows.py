@@ -55,7 +55,7 @@ def test_outside_of_the_window(asking: Callable[..., None], dev: Settings, conn:
     assert ledger.entries(conn) == ()
     with pytest.raises(UsageError, match="needs a reason"):
         deploy(now=True)
-    done = deploy(now=True, reason="the index is corrupt")
+    done = deploy(now=True, reason="the index\0 is corrupt")  # PostgreSQL keeps no NUL
     assert done.state == "deployed"
     assert release_of(conn)["override"] == "the index is corrupt"
     row = conn.execute("SELECT detail -> 'release' ->> 'override' FROM kg_ops.operation WHERE state = 'done'"

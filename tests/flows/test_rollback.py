@@ -32,9 +32,11 @@ def test_nothing_to_undo_is_said_and_changes_nothing(dev: Settings, conn: Connec
 
 def test_revert_takes_back_the_newest_deploy(dev: Settings, conn: Connection) -> None:
     before = deploy().fingerprint_before
-    done = rollback()
+    done = rollback(reason="search\0 answers with errors")
     assert (done.state, done.strategy, done.reverted, done.revision) == ("rolled-back", "revert", ("001",), None)
     assert done.fingerprint == before
+    said = conn.execute("SELECT detail -> 'rollback' ->> 'reason' FROM kg_ops.operation WHERE kind = 'rollback'")
+    assert said.fetchone() == ("search answers with errors",), "without what PostgreSQL keeps in no text"
     assert conn.execute("SELECT to_regclass('code_embeddings')").fetchone() == (None,)
     assert conn.execute("SELECT count(*) FROM pg_extension WHERE extname = 'vector'").fetchone() == (1,)
     assert deploy().state == "deployed"

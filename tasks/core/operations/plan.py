@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.core.errors import AdoptionRefused, MigrationFailed, Refused
+from tasks.core.errors import AdoptionRefused, MigrationFailed, Refused, quoted
 from tasks.core.postgres.connections import Connection, connect, describe, target
 from tasks.core.schema import ledger
 from tasks.core.schema.adoption import judge
@@ -87,7 +87,7 @@ def agree(plan: DeployPlan, approved: str) -> None:
     """Raises Refused unless `approved` (a plan's hash, or empty for any) is this plan."""
     if approved and approved != plan.hash:
         raise Refused(
-            f"the plan has changed since it was approved: {approved} is now {plan.hash}",
+            f"the plan has changed since it was approved: {quoted(approved)} is now {plan.hash}",
             hint=f"look at it again with `kg deploy {plan.environment}`",
         )
 

@@ -29,6 +29,7 @@ from tasks.core.settings import Environment, Settings
 Choice = Literal["approve", "reject"]
 State = Literal["waiting", "approved", "scheduled", "released", "rejected", "expired", "superseded", "abandoned"]
 OPEN: tuple[State, ...] = ("waiting", "approved", "scheduled")
+LONGEST_NAME = 200  # characters
 NOBODY = "nobody named"  # who started a deploy that nobody is asked about, from a form that was left empty
 # What is drawn as nothing and is no control or format character: fillers, variation selectors, an empty pattern.
 _INVISIBLE = re.compile(
@@ -199,11 +200,18 @@ def last_rehearsal(settings: Settings, plan: DeployPlan) -> tuple[str, ...]:
 
 
 def proper_name(name: str) -> str:
-    """As it is kept. Raises UsageError for an empty one."""
-    found = " ".join(_INVISIBLE.sub("", kept(name)).split())
-    if not found or len(found) > 200:
-        raise UsageError("a decision wants a name", hint="--name, or the form's field")
+    """As it is kept. Raises UsageError for one that is empty or endless."""
+    found = seen(name)
+    if not found or len(found) > LONGEST_NAME:
+        raise UsageError(
+            f"a decision wants a name, of at most {LONGEST_NAME} characters", hint="--name, or the form's field"
+        )
     return found
+
+
+def seen(text: str) -> str:
+    """What people see of it, on one line; empty where all of it is invisible."""
+    return " ".join(_INVISIBLE.sub("", kept(text)).split())
 
 
 def kept(text: str) -> str:
