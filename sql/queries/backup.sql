@@ -49,7 +49,17 @@ SELECT format('%%I.%%I', n.nspname, c.relname) AS label, n.nspname::text AS sche
        coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum)
                  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                   AND t.typname NOT IN ('vector', 'halfvec', 'sparsevec')), ARRAY[]::text[]) AS narrow
+                   AND t.typname NOT IN ('vector', 'halfvec', 'sparsevec')), ARRAY[]::text[]) AS narrow,
+       -- A hash of an enum is of a number of this database: elsewhere such rows lie in other leaves of their ancestor.
+       coalesce((SELECT format('%%I.%%I', an.nspname, a.relname)
+                 FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS up (oid, depth)
+                 JOIN pg_class a ON a.oid = up.oid
+                 JOIN pg_namespace an ON an.oid = a.relnamespace
+                 JOIN pg_partitioned_table p ON p.partrelid = up.oid AND p.partstrat = 'h'
+                 WHERE c.relispartition
+                   AND EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                               WHERE o.oid = ANY (p.partclass) AND o.opcname = 'enum_ops' AND m.amname = 'hash')
+                 ORDER BY up.depth DESC LIMIT 1), '') AS counted_as
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'

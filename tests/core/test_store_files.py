@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from tasks.core.errors import StoreError
 from tasks.core.store.base import probe
 from tasks.core.store.files import FileStore
+from tests.core.stores import far_future
 
 KEY = "dev/20260101T000000Z-0123abcd/database.dump.zst"
 
@@ -69,3 +72,49 @@ def test_a_folder_that_another_empties_meanwhile_is_made_again(tmp_path: Path) -
         stop.set()
         thread.join()
     assert list(store.list("")) == []
+
+
+def test_a_broken_link_among_the_files_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="tasks")
+    store = FileStore(tmp_path)
+    store.put(KEY, [b"whole"])
+    (tmp_path / KEY).with_name("stray").symlink_to(tmp_path / "nowhere")
+    (tmp_path / KEY).with_name(f".gone.{uuid4().hex}.part").symlink_to(tmp_path / "nowhere")
+    assert [entry.key for entry in store.list("dev/")] == [KEY]
+    assert list(store.unfinished("dev/", far_future())) == []
+    assert f"{tmp_path / KEY.rpartition('/')[0]}/stray is a broken link, and not ours" in caplog.text
+
+
+def test_a_file_that_goes_while_it_is_listed_is_passed_over(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    for name in ("a", "b", "c"):
+        store.put(f"dev/{name}", [b"whole"])
+    listed = []
+    for entry in store.list("dev/"):
+        listed.append(entry.key)
+        store.delete("dev/b")
+    assert listed == ["dev/a", "dev/c"]
+
+
+def test_what_has_a_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut loses neither: the bytes are flushed before the name is given, the folder after it."""
+    order: list[str] = []
+    real = {"fsync": os.fsync, "link": os.link, "replace": Path.replace}
+
+    def fsync(descriptor: int) -> None:
+        order.append("flush folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "flush file")
+        real["fsync"](descriptor)
+
+    def named(way: str) -> Callable[..., object]:
+        return lambda *words: (order.append("name"), real[way](*words))[1]
+
+    store = FileStore(tmp_path)
+    store.put(KEY, [b"before"])  # its folders are there, and flushed
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", named("link"))
+    monkeypatch.setattr(Path, "replace", named("replace"))
+    store.put(KEY, [b"after"])
+    assert order == ["flush file", "name", "flush folder"]
+    order.clear()
+    store.put(KEY + ".new", [b"new"], only_if_absent=True)
+    assert order == ["flush file", "name", "flush folder"]

@@ -1,4 +1,4 @@
-"""The disk fills up while a drill restores: one clear error, no verdict, and nothing of the scratch cluster stays."""
+"""The disk fills up, under the store or while a drill restores: one clear error, no verdict, and nothing stays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import find
-from tasks.core.errors import DatabaseError
+from tasks.core.errors import DatabaseError, StoreError
 from tasks.core.postgres import places
 from tasks.core.postgres.connections import Connection
 from tasks.core.settings import Settings
@@ -53,3 +53,20 @@ def test_a_full_disk_ends_the_drill_and_leaves_nothing(
     assert caught.value.hint
     assert list(small_disk.rglob("data")) == []
     assert find(open_store(settings), "dev", backup.id).proof == proof, "an earlier proof holds"
+
+
+def test_a_full_store_ends_the_backup_and_leaves_nothing(
+    settings: Settings, conn: Connection, small_disk: Path
+) -> None:
+    deploy_graph(conn, settings, rows=20)
+    conn.execute(
+        "CREATE TABLE wide AS SELECT string_agg(md5(n::text || k::text), '') AS t"
+        " FROM generate_series(1, 60000) AS n, generate_series(1, 70) AS k GROUP BY n"
+    )
+    full = settings.model_copy(update={"store_url": (small_disk / "store").as_uri()})
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        back_up(full)
+    assert "\n" not in str(caught.value)
+    assert "the disk is full: prune backups" in (caught.value.hint or "")
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+    assert back_up(settings).manifest.tables["public.wide"] == 60_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +15,7 @@ from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import backups
 from tasks.core.backup.manifest import DUMP, MANIFEST, PROOF, Backup, Identity, new_id
+from tasks.core.backup.readback import verify_backups
 from tasks.core.backup.retention import prune
 from tasks.core.errors import StoreError
 from tasks.core.operations.operation import operation
@@ -171,3 +173,25 @@ def test_the_ledgers_revision_and_the_one_before_the_deploy_stay(
     reasons = dict(prune(settings, apply=True).keep)
     assert reasons[at_first.id] == "the one before the newest deploy"
     assert reasons[before.id] == "the newest proved before the newest deploy"
+
+
+def test_two_prunes_at_once_delete_what_one_would(settings: Settings, newest: Backup) -> None:
+    old, young = earlier(settings, newest, 8), earlier(settings, newest, 3)
+    with ThreadPoolExecutor(2) as pool:
+        decided = [pool.submit(prune, settings, apply=True) for _ in range(2)]
+        deleted = {each.id for found in decided for each in found.result().delete}
+    assert deleted == {old.id}
+    assert [backup.id for backup in backups(open_store(settings), "dev")] == [young.id, newest.id]
+    assert [entry.key for entry in open_store(settings).list("") if old.id in entry.key] == []
+
+
+def test_a_backup_goes_on_while_others_are_pruned(settings: Settings, newest: Backup) -> None:
+    """What it has stored so far has no manifest yet: it looks like what a killed run has left, but is young."""
+    earlier(settings, newest, 8)
+    with ThreadPoolExecutor(1) as pool:
+        making = pool.submit(back_up, settings)
+        while not making.done():
+            prune(settings, apply=True)
+    made = making.result()
+    assert verify_backups(settings, made.id).ok
+    assert [backup.id for backup in backups(open_store(settings), "dev")] == [newest.id, made.id]

@@ -160,6 +160,10 @@ def test_leaves_by_the_hash_of_an_enum_stay_in_the_dump(eager: Settings, conn: C
     conn.execute(HASHED.encode())
     backup = back_up(eager)
     assert not {label for label in streamed(backup) if "hashed" in label}
+    assert backup.manifest.tables["public.hashed"] == 12
+    assert drill(eager, backup).ok
+    conn.execute("DELETE FROM hashed WHERE s = 'c'")
+    assert back_up(eager).manifest.tables["public.hashed"] == 11
     with scratch_database(eager, like=describe(conn)) as scratch:
         restore_archive(eager, backup, scratch)
         with connect(scratch.address, purpose="test") as copy:
