@@ -61,7 +61,7 @@ def test_a_full_store_ends_the_backup_and_leaves_nothing(
     deploy_graph(conn, settings, rows=20)
     conn.execute(
         "CREATE TABLE wide AS SELECT string_agg(md5(n::text || k::text), '') AS t"
-        " FROM generate_series(1, 60000) AS n, generate_series(1, 70) AS k GROUP BY n"
+        " FROM generate_series(1, 60000) AS n, generate_series(1, 120) AS k GROUP BY n"
     )
     full = settings.model_copy(update={"store_url": (small_disk / "store").as_uri()})
     with pytest.raises(StoreError, match="No space left on device") as caught:
