@@ -97,12 +97,12 @@ def heard(child: subprocess.Popen[str]) -> dict[str, object]:
     return dict(json.loads(line))
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 2.0) -> None:
-    """Wait for `condition`, and fail when it has not come true in time."""
+def until(condition: Callable[[], bool], *, seconds: float = 2.0, pause: float = 0.02) -> None:
+    """Wait for `condition`, looked at every `pause` seconds, and fail when it has not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def using(home: Path, word: str) -> list[int]:

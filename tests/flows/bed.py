@@ -10,50 +10,88 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
 from tasks.core.postgres.connections import Connection, connect
-from tasks.core.settings import CHECKOUT
+from tasks.core.settings import CHECKOUT, VARIABLES, Settings, environment_named, load_settings
+from tests.databases import new_database
 from tests.processes import free_port, until, using
 from tests.terminal import MAIN, clean_environment
 
 SLOW = 240.0  # a deploy takes 15 s on an idle machine
+ASK = 0.2  # a server that is asked all the time has less left for the runs
+
+
+# Long only where the tables really are: neither in the scratch schema nor on the rehearsal's copy.
+SLEEPS = """DO $$ BEGIN
+    IF current_schema() = 'public' AND current_database() LIKE 'test_%' THEN PERFORM pg_sleep(600); END IF;
+END $$;
+"""
 
 
 @dataclass
 class Up:
-    """A `kg up` and all that it may touch: dev is the database, staging and production are not configured."""
+    """A `kg up` and all that it may touch: a database for each of its environments, the others are not configured.
+
+    `more` are further variables of it; `port` is its server's, or that of the one at their PREFECT_API_URL.
+    """
 
     folder: Path
-    database: Address
+    databases: dict[str, Address]
+    more: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[str] | None = None
 
     @property
+    def database(self) -> Address:
+        """dev's."""
+        return self.databases["dev"]
+
+    @property
     def variables(self) -> dict[str, str]:
-        address = self.database
-        assert address.password
-        return {
+        found = {
             "PREFECT_HOME": str(self.folder / "prefect"),
             "KG_HOME": str(self.folder / "home"),
             "KG_STORE_URL": (self.folder / "store").as_uri(),
             "KG_MIGRATIONS": str(self.folder / "migrations"),
             "KG_ENVIRONMENTS": str(self.folder / "environments"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "SUPABASE_URL": f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}",
-            "SUPABASE_DB_PASSWORD": address.password.get_secret_value(),
         }
+        for environment, address in self.databases.items():
+            url, password = VARIABLES[environment_named(environment)]
+            assert address.password
+            found[url] = f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}"
+            found[password] = address.password.get_secret_value()
+        return {**found, **self.more}
 
     @property
     def log(self) -> str:
         return (self.folder / "up.log").read_text()
+
+    def settings(self, environment: str) -> Settings:
+        return load_settings(environment, self.variables)
+
+    def edit(self, environment: str, pattern: str, replacement: str) -> None:
+        """Each place of the environment's TOML that has `pattern`, which is there."""
+        file = self.folder / "environments" / f"{environment}.toml"
+        text, found = re.subn(pattern, replacement, file.read_text(), flags=re.MULTILINE)
+        assert found, f"{environment}.toml has no {pattern}"
+        file.write_text(text)
+
+    def migration(self, name: str, up: str, down: str) -> None:
+        """A pending revision, like 002_sleep; whatever else of that number there was is gone."""
+        folder = self.folder / "migrations"
+        for old in folder.glob(f"{name[:3]}_*"):
+            old.unlink()
+        (folder / f"{name}.up.sql").write_text(up)
+        (folder / f"{name}.down.sql").write_text(down)
 
     def start(self) -> None:
         with (self.folder / "up.log").open("w") as log:
@@ -76,27 +114,33 @@ class Up:
         """Processes with `word` in their command line and this PREFECT_HOME."""
         return using(self.folder / "prefect", word)
 
+    def kill(self) -> None:
+        for word in ("up", "flows.cli.", "prefect"):
+            for pid in self.pids(word):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def up_bed(postgres: Address, folder: Path, *environments: str, **more: str) -> Iterator[Up]:
+    """An empty database for each environment and copies of the real files; nothing is started yet."""
+    with ExitStack() as stack:
+        names = {environment: f"test_up_{environment}_{secrets.token_hex(3)}" for environment in environments}
+        databases = {each: stack.enter_context(new_database(postgres, name)) for each, name in names.items()}
+        shutil.copytree(CHECKOUT / "sql" / "migrations", folder / "migrations")
+        shutil.copytree(CHECKOUT / "deployments" / "environments", folder / "environments")
+        made = Up(folder, databases, more)
+        stack.callback(made.kill)
+        yield made
+
 
 @pytest.fixture(scope="module")
 def running(postgres: Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    name = f"test_up_{secrets.token_hex(3)}"
-    with connect(postgres, purpose="test set-up") as conn:
-        conn.execute(SQL("CREATE DATABASE {} TEMPLATE template0").format(Identifier(name)))
-    made = Up(tmp_path_factory.mktemp("up"), postgres.database(name))
-    shutil.copytree(CHECKOUT / "sql" / "migrations", made.folder / "migrations")
-    shutil.copytree(CHECKOUT / "deployments" / "environments", made.folder / "environments")
-    dev = made.folder / "environments" / "dev.toml"
-    # The steps before the migration have tests of their own, and would take most of this file's time.
-    dev.write_text(re.sub(r"(?m)^(backup|drill|reindex|prune) = true", r"\1 = false", dev.read_text()))
-    made.start()
-    try:
+    with up_bed(postgres, tmp_path_factory.mktemp("up"), "dev") as made:
+        # The steps before the migration have tests of their own, and would take most of this file's time.
+        made.edit("dev", r"^(backup|drill|reindex|prune) = true", r"\1 = false")
+        made.start()
         yield made
-    finally:
-        for word in ("up", "flows.cli.", "prefect.engine"):
-            for pid in made.pids(word):
-                os.kill(pid, signal.SIGKILL)
-        with connect(postgres, purpose="test clean-up") as conn:
-            conn.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
 
 
 @pytest.fixture
@@ -129,7 +173,7 @@ def begin(client: Any, deployment: str, **parameters: Any) -> UUID:
 
 def ends(client: Any, run: UUID, seconds: float = SLOW) -> Any:
     """The run's final state."""
-    until(lambda: client.read_flow_run(run).state.is_final(), seconds=seconds)
+    until(lambda: client.read_flow_run(run).state.is_final(), seconds=seconds, pause=ASK)
     return client.read_flow_run(run).state
 
 
@@ -139,6 +183,16 @@ def runs(client: Any, deployment: str) -> list[Any]:
     found = client.read_deployment_by_name(deployment)
     only = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[found.id]))
     return list(client.read_flow_runs(flow_run_filter=only))
+
+
+def sleeping(conn: Connection) -> bool:
+    """The migration of SLEEPS is under way."""
+    return bool(
+        conn.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep(600)%'"
+            " AND pid <> pg_backend_pid() AND wait_event = 'PgSleep'"
+        ).fetchone()
+    )
 
 
 def flow_process(up: Up, run: UUID) -> int:

@@ -5,10 +5,7 @@ the image of deployments/docker/Dockerfile as its only worker, with the database
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,12 +15,12 @@ import pytest
 
 from tasks.core.backup.library import backups
 from tasks.core.postgres.connections import Connection
-from tasks.core.settings import CHECKOUT, Settings
+from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
 from tests.docker.project import build_image, engine, worker
-from tests.processes import free_port, until
+from tests.flows.own_server import prefect, prefect_env, prefect_server
+from tests.processes import until
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
-from tests.terminal import clean_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,34 +36,6 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found
 
 
-def prefect_env() -> dict[str, str]:
-    """deployments/prefect.env, as `docker run --env-file` reads it."""
-    lines = (CHECKOUT / "deployments" / "prefect.env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-
-
-def prefect(*words: str, **variables: str) -> None:
-    command = [str(Path(sys.executable).parent / "prefect"), *words]
-    done = subprocess.run(command, cwd=CHECKOUT, env=clean_environment(**variables), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """Its API's address."""
-    home.mkdir()
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--no-ui", "--port", str(port)]
-    own = clean_environment(**prefect_env(), PREFECT_HOME=str(home))
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Any]:
     """Of a server that has the work pool and all deployments."""
@@ -78,7 +47,6 @@ def client(tmp_path: Path) -> Iterator[Any]:
         temporary_settings({PREFECT_API_URL: url}),
         get_client(sync_client=True) as made,
     ):
-        until(lambda: made.api_healthcheck() is None, seconds=120)
         own = {"PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path / "prefect")}
         prefect("work-pool", "create", "kg", "--type", "process", **own)
         prefect("--no-prompt", "deploy", "--all", **own)

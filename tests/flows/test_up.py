@@ -14,7 +14,7 @@ import pytest
 
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema import ledger
-from tests.flows.bed import SLOW, Up, begin, client, ends, flow_process, running, runs, target, up
+from tests.flows.bed import SLEEPS, SLOW, Up, begin, client, ends, flow_process, running, runs, sleeping, target, up
 from tests.processes import is_gone, until
 from tests.terminal import kg
 
@@ -22,29 +22,11 @@ __all__ = ["client", "running", "target", "up"]
 
 pytestmark = pytest.mark.timeout(600)
 
-# Long only where the tables really are: neither in the scratch schema nor on the rehearsal's copy.
-SLEEPS = """DO $$ BEGIN
-    IF current_schema() = 'public' AND current_database() LIKE 'test_%' THEN PERFORM pg_sleep(600); END IF;
-END $$;
-"""
-
-
-def sleeping(conn: Connection) -> bool:
-    """The migration is under way."""
-    return bool(
-        conn.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep(600)%'"
-            " AND pid <> pg_backend_pid() AND wait_event = 'PgSleep'"
-        ).fetchone()
-    )
-
 
 @pytest.fixture
 def deploying(up: Up, client: Any, target: Connection) -> Callable[[], UUID]:
     """Starts a deploy of a second revision that never ends; its flow run, when the migration is under way."""
-    folder = up.folder / "migrations"
-    (folder / "002_sleep.up.sql").write_text("CREATE TABLE half (id int);\n" + SLEEPS)
-    (folder / "002_sleep.down.sql").write_text("DROP TABLE half;\n")
+    up.migration("002_sleep", "CREATE TABLE half (id int);\n" + SLEEPS, "DROP TABLE half;\n")
 
     def start() -> UUID:
         run = begin(client, "deploy/dev")

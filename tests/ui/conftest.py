@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from tasks.core.addresses import Address
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import CHECKOUT, VARIABLES
-from tests.core.test_notices import Webhook
+from tests.core.test_notices import Webhook, listening
 from tests.servers.components import missing
 from tests.ui.bed import Bed, prefect_bed
 
@@ -47,10 +47,8 @@ def migrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def webhook() -> Iterator[Webhook]:
     """Where people are told."""
-    hook = Webhook()
-    yield hook
-    hook.server.shutdown()
-    hook.server.server_close()
+    with listening() as hook:
+        yield hook
 
 
 @pytest.fixture(scope="module")

@@ -6,34 +6,25 @@ Everything here can be done again: what is there and right is left, and what an 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType, WorkPool
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events.actions import ChangeFlowRunState, RunDeployment
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from flows.cli.up.alarm import save_addresses, worker_alarm
-from flows.guard import TAG
+from flows.cli.up.crashes import crash_automations
 from tasks.core.errors import EngineFailed
 from tasks.core.settings import CHECKOUT, Environment
 
 POOL = "kg"
-SILENCE = timedelta(seconds=90)  # three heartbeats
-
-_HEARTBEAT = "prefect.flow-run.heartbeat"
-_LIFE_GOES_ON = {
-    _HEARTBEAT,
-    *(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")),
-}
 
 
 def register(client: SyncPrefectClient, environments: list[Environment]) -> None:
@@ -93,39 +84,8 @@ def pause_pool(client: SyncPrefectClient, paused: bool) -> None:
 
 
 def automations(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[AutomationCore]:
-    """Silence means Crashed; Crashed means recover, once for each environment."""
-    yield AutomationCore(
-        name="kg: no heartbeat means Crashed",
-        description="A flow whose process or machine died says nothing more.",
-        trigger=EventTrigger(
-            after={_HEARTBEAT},
-            expect=_LIFE_GOES_ON,
-            for_each={"prefect.resource.id"},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=SILENCE,
-        ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process died")],
-    )
-    for environment in environments:
-        recover = client.read_deployment_by_name(f"recover/{environment}")
-        yield AutomationCore(
-            name=f"kg: Crashed means recover {environment}",
-            description="recover reads the journal: a crash that changed nothing undoes nothing.",
-            trigger=EventTrigger(
-                expect={"prefect.flow-run.Crashed"},
-                # Not its own crash: a recover that dies every time would start itself for ever.
-                match={"prefect.resource.id": "prefect.flow-run.*", "prefect.resource.name": "!recover *"},
-                match_related={
-                    "prefect.resource.role": "tag",
-                    "prefect.resource.id": f"prefect.tag.{TAG}{environment}",
-                },
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
-            actions=[RunDeployment(source="selected", deployment_id=recover.id, parameters={})],
-        )
+    """What the server does by itself when a run dies, and when no worker is left."""
+    yield from crash_automations(client, environments)
     yield from worker_alarm(client, POOL, environments)
 
 
