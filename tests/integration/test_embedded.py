@@ -115,6 +115,46 @@ def test_a_killed_server_is_started_again_with_its_data(person: Person) -> None:
     assert words(reached(again)) == ["kept"]
 
 
+CRASHES = """
+import os, signal, time
+from tasks.core.errors import OpsError
+from tasks.core.postgres import embedded
+from tasks.core.postgres.connections import connect
+
+def parent(pid):
+    return int(Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[1])
+
+failed = []
+for _ in range(8):
+    others = [connect(embedded.ensure(home), purpose="test") for _ in range(6)]  # the more, the longer it takes to die
+    session = others[0].info.backend_pid
+    os.kill({victim}, signal.{signal})
+    while {victim} == session and Path(f"/proc/{{session}}").exists():
+        pass  # until the server has noticed
+    try:
+        with connect(embedded.ensure(home), purpose="test") as conn:
+            conn.execute("SELECT 1")
+    except OpsError as error:
+        failed.append(error.message)
+        time.sleep(2)
+    for other in others:
+        other.close()
+said = {{"failed": failed}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("victim", "signal"), [("parent(session)", "SIGKILL"), ("parent(session)", "SIGQUIT"), ("session", "SIGKILL")]
+)
+def test_a_server_that_is_dying_or_coming_back_is_waited_for(person: Person, victim: str, signal: str) -> None:
+    """Its pid file says "ready" until the end, and all through the recovery from a session's crash."""
+    child, said = person.run(CRASHES.format(victim=victim, signal=signal))
+    assert said == {"failed": []}
+    end(child)
+    assert_all_is_over(person.home / "postgres")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pid_taken", [False, True], ids=["pid-free", "pid-taken"])
 def test_after_a_crash_of_everything_it_is_taken_over(person: Person, pid_taken: bool) -> None:

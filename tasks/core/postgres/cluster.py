@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from psycopg.pq import PGconn, Ping
 from pydantic import SecretStr
 
 from tasks.core import commands
@@ -35,6 +36,7 @@ HOST = "127.0.0.1"
 _START_TIMEOUT = 120.0  # seconds; a crashed server first replays what it had not written
 _LOG_LIMIT = 2**20  # bytes; a longer log begins anew with the next start
 _PORTS_TRIED = 5
+_PING_TIMEOUT = 2  # seconds, libpq's smallest
 _COMMON = {"listen_addresses": HOST, "unix_socket_directories": "", "timezone": "UTC", "log_timezone": "UTC"}
 
 _guardians: list[subprocess.Popen[bytes]] = []  # kept, so that an ended one is collected and none is warned about
@@ -76,7 +78,7 @@ def address(place: Place, port: int, database: str, superuser: str = SUPERUSER) 
 
 
 def port_served(place: Place) -> int | None:
-    """The port of the server that takes connections and has a guardian, None where there is no such.
+    """The port of the server that takes connections and has a guardian, None where there is no such (yet, or any more).
 
     Raises OpsError where it cannot be reached: somebody started it by hand, with settings of their own.
     """
@@ -87,7 +89,15 @@ def port_served(place: Place) -> int | None:
             f"{HOST}",
             hint=f"stop it (kill -INT {found[0]}) and run this again, or start it with -c listen_addresses={HOST}",
         )
-    return found[1] if found and found[2] and locks.is_held(place.guardian_lock) else None
+    return found[1] if found and found[2] and locks.is_held(place.guardian_lock) and _answers(found[1]) else None
+
+
+def _answers(port: int) -> bool:
+    """Whether the server takes connections now. Its pid file goes on saying so while it dies (a kill takes its time to
+    arrive) and while it comes back from the crash of a session; so would a connection that is merely accepted.
+    """
+    words = f"host={HOST} port={port} user={SUPERUSER} dbname=postgres sslmode=disable gssencmode=disable"
+    return PGconn.ping(f"{words} connect_timeout={_PING_TIMEOUT}".encode()) == Ping.OK
 
 
 def serve(
@@ -99,7 +109,7 @@ def serve(
     when the last user is gone. Raises OpsError.
     """
     deadline = time.monotonic() + _START_TIMEOUT
-    failure = "its guardian does not answer"
+    failure = "it does not answer"
     for attempt in range(_PORTS_TRIED):
         while locks.is_held(place.guardian_lock):  # one that is starting, or whose server has just gone
             if port := port_served(place):
@@ -113,10 +123,10 @@ def serve(
             with suppress(OSError):
                 write_owned(place.folder / "port", str(served))
             return served
-        if "Address already in use" not in failure and "shared memory block" not in failure:
+        if failure and "Address already in use" not in failure and "shared memory block" not in failure:
             break
         time.sleep(0.2 * attempt)  # a killed server's children need a moment to notice
-    raise _not_started(place, failure)
+    raise _not_started(place, failure or "it ended as soon as it was there")
 
 
 def dispose(place: Place) -> None:
