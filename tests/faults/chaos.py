@@ -3,8 +3,8 @@
     python -m tests.faults.chaos --minutes 10 --seed 7
 
 After each kill `recover` runs (and is itself killed now and then); then the fingerprint is the old or the new one, no
-committed row is lost, and no scratch database, staging schema, invalid index, lock or session remains. A restore keeps
-the replaced tables: a row counts as lost when it is in neither.
+committed row is lost, and no scratch database, staging schema, invalid index, lock or session remains (proofs.py). A
+restore keeps the replaced tables or database: a row counts as lost when it is in neither.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psycopg
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.errors import OpsError
@@ -30,12 +31,15 @@ from tasks.core.operations.plan import expected_of
 from tasks.core.postgres import embedded
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import CHECKOUT, Settings, load_settings
+from tests.faults.proofs import beside, leftovers, lost
 from tests.faults.runs import deploy, recovered, variables
-from tests.faults.strikes import Kill, Tally, Victim, What
+from tests.faults.strikes import VICTIMS, Kill, Tally, Victim, What
 from tests.faults.workload import Workload
 
 ROWS = 200
 OLD, NEW = "chaos_old", "chaos_new"
+DEEDS: tuple[What, ...] = ("deploy", "revert", "restore", "reset", "whole database")
+FORWARD = ("deploy", "kg deploy")  # they begin at the old revision, the others at the new one
 WHOLE = (3.0, 20.0)  # seconds into `kg deploy`: from the engine's start to past its end
 SIGNALS = {"server -9": signal.SIGKILL, "server immediate": signal.SIGQUIT}
 MIGRATIONS = {
@@ -66,7 +70,7 @@ class Chaos:
         deploy(self.settings(NEW))
         self.fingerprints = {self._fingerprint(OLD): "old", self._fingerprint(NEW): "new"}
         assert len(self.fingerprints) == 2
-        self.events = {what: self._count(what) for what in ("deploy", "revert", "restore")}
+        self.events: dict[What, tuple[int, float]] = {what: self._count(what) for what in DEEDS}
 
     def settings(self, database: str) -> Settings:
         loaded = load_settings("dev", {"KG_HOME": str(self.folder / "home")})
@@ -81,10 +85,11 @@ class Chaos:
 
     def strike(self, kill: Kill) -> None:
         """One kill, the recovery, and the proof of the state."""
+        self.server = embedded.ensure(self.folder / "server")
         self.number += 1
         name = f"chaos_{self.number}"
         wrong: list[str] = []
-        with self._database(name, NEW if kill.what in ("revert", "restore") else OLD):
+        with self._database(name, OLD if kill.what in FORWARD else NEW):
             with Workload(lambda: self.server.database(name)) as workload:
                 self._kill(kill, name)
                 try:
@@ -92,7 +97,7 @@ class Chaos:
                 except OpsError as error:
                     wrong.append(f"recover: {error}")
                 time.sleep(0.05)
-            wrong += self._wrong(name, workload)
+            wrong += self._wrong(kill.what, name, workload)
         self.tally.wrong += [f"{kill}: {each}" for each in wrong]
 
     def _kill(self, kill: Kill, name: str) -> None:
@@ -113,6 +118,7 @@ class Chaos:
             _, said = rival.communicate(timeout=120)
             self.tally.rivals["won" if rival.returncode == 0 else said.partition(":")[0]] += 1
         self.tally.kills += 1
+        self.tally.victims[f"{kill.victim} at a boundary" if kill.event else f"{kill.victim} at a moment"] += 1
         self.server = embedded.ensure(self.folder / "server")
 
     def _recover(self, kill: Kill, name: str) -> None:
@@ -124,18 +130,18 @@ class Chaos:
         self.tally.recoveries += 1
         self.tally.actions.update(action.what for action in done.actions)
 
-    def _wrong(self, name: str, workload: Workload) -> list[str]:
+    def _wrong(self, what: What, name: str, workload: Workload) -> list[str]:
         found = self.fingerprints.get(self._fingerprint(name))
         wrong = [] if found else ["the fingerprint is neither the old nor the new one"]
         self.tally.ends[found or "neither"] += 1
         with connect(self.server.database(name), purpose="chaos") as conn:
-            lost = workload.committed - _written(conn)
-            self.tally.lost += len(lost)
+            gone = lost(workload.committed, conn, self.server.database, reset=what == "reset")
+            self.tally.lost += len(gone)
             self.tally.rows += len(workload.committed)
-            if lost:
-                wrong.append(f"lost {len(lost)} committed rows")
+            if gone:
+                wrong.append(f"lost {len(gone)} committed rows")
             deadline = time.monotonic() + 3  # a session may be told to go, and need a moment
-            while (left := _leftovers(conn)) and time.monotonic() < deadline:
+            while (left := leftovers(conn)) and time.monotonic() < deadline:
                 time.sleep(0.1)
         return wrong + left
 
@@ -162,9 +168,9 @@ class Chaos:
             text=True,
         )
 
-    def _count(self, what: str) -> tuple[int, float]:
+    def _count(self, what: What) -> tuple[int, float]:
         """How many events it has, and how long it takes, undisturbed."""
-        with self._database("chaos_count", NEW if what != "deploy" else OLD):
+        with self._database("chaos_count", OLD if what in FORWARD else NEW):
             started = time.monotonic()
             said, error = self._victim("chaos_count", what, 0, "self").communicate(timeout=120)
             assert said, error
@@ -202,34 +208,8 @@ class Chaos:
             yield
         finally:
             with self._maintenance() as conn:
-                conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
-
-
-def _written(conn: Connection) -> set[str]:
-    """Rows of the workload in the live tables and in those that a restore replaced."""
-    schemas = conn.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^(public|kg_replaced_.*)$'").fetchall()
-    found: set[str] = set()
-    for (schema,) in schemas:
-        table = Identifier(schema, "code_embeddings")
-        found |= {row[0] for row in conn.execute(SQL("SELECT file_path FROM {}").format(table))}
-    return found
-
-
-LEFT = """
-SELECT 'staging schema ' || nspname FROM pg_namespace WHERE nspname ~ '^kg_restore_'
-UNION ALL SELECT 'scratch database ' || datname FROM pg_database WHERE datname ~ '^kg_scratch_'
-UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index WHERE NOT (indisvalid AND indisready)
-UNION ALL SELECT 'advisory lock of ' || pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 27495
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name LIKE 'kg %' AND pid <> pg_backend_pid()
-UNION ALL SELECT 'unfinished ' || kind FROM kg_ops.operation WHERE state = 'running'
-UNION ALL SELECT 'unverified ' || revision FROM kg_ops.ledger WHERE state = 'applied' AND verified_at IS NULL
-"""
-
-
-def _leftovers(conn: Connection) -> list[str]:
-    return [row[0] for row in conn.execute(LEFT)]
+                for each in (name, *beside(conn)):
+                    conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(each)))
 
 
 def plan(chaos: Chaos, chance: random.Random, *, whole: bool) -> Iterator[Kill]:
@@ -237,13 +217,18 @@ def plan(chaos: Chaos, chance: random.Random, *, whole: bool) -> Iterator[Kill]:
     of the whole command too, which is slow to start.
     """
     while True:
-        boundaries = [(what, event) for what, (count, _) in chaos.events.items() for event in range(1, count + 1)]
+        boundaries = [
+            (what, event, victim)
+            for what, (count, _) in chaos.events.items()
+            for event in range(1, count + 1)
+            for victim in VICTIMS
+        ]
         chance.shuffle(boundaries)
-        for what, event in boundaries:
+        for what, event, victim in boundaries:
             again = chance.randint(1, 12) if chance.random() < 0.25 else 0
-            yield Kill(what, _victim_of(chance), event=event, again=again)
+            yield Kill(what, victim, event=event, again=again)
             if chance.random() < 0.4:
-                moment: What = chance.choice(list(chaos.events))  # type: ignore[arg-type]
+                moment = chance.choice(DEEDS)
                 after = chance.uniform(0.3, chaos.events[moment][1])
                 yield Kill(moment, _victim_of(chance), after=after, again=again)
             if chance.random() < 0.2:
@@ -253,7 +238,7 @@ def plan(chaos: Chaos, chance: random.Random, *, whole: bool) -> Iterator[Kill]:
 
 
 def _victim_of(chance: random.Random) -> Victim:
-    return chance.choices(["kg", "server -9", "server immediate"], [6, 1, 1])[0]  # type: ignore[return-value]
+    return chance.choices(VICTIMS, [6, 1, 1])[0]
 
 
 def rage(seconds: float, seed: int, *, verbose: bool = False, whole: bool = False) -> Tally:
@@ -266,10 +251,17 @@ def rage(seconds: float, seed: int, *, verbose: bool = False, whole: bool = Fals
         for kill in plan(chaos, random.Random(seed), whole=whole):
             if time.monotonic() > deadline:
                 return chaos.tally
-            chaos.strike(kill)
+            try:
+                chaos.strike(kill)
+            except (OpsError, psycopg.Error, subprocess.TimeoutExpired) as error:
+                chaos.tally.wrong.append(f"{kill}: no proof could be made: {error}")
             if verbose:
                 print(f"{chaos.tally.kills:4d}  {kill}", *chaos.tally.wrong[-1:], sep="  ", flush=True)
         raise AssertionError("the plan has no end")
+    except BaseException:
+        if chaos and verbose:
+            print(chaos.tally, *chaos.tally.wrong, sep="\n")
+        raise
     finally:
         for name in ("home", "store") if chaos and chaos.tally.wrong else ("",):  # what else is there tells how it came
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -13,6 +13,7 @@ from tasks.core.operations.operation import Operation, operation
 from tasks.core.operations.plan import make_plan
 from tasks.core.operations.recover import Recovered, close, recover, settle
 from tasks.core.operations.rollback import Request, RolledBack, roll_back
+from tasks.core.operations.whole import reopen, restore_whole
 from tasks.core.postgres.connections import connect
 from tasks.core.schema import ledger
 from tasks.core.schema.verify import verify
@@ -49,7 +50,19 @@ def rollback(settings: Settings, request: Request) -> RolledBack:
         return undone
 
 
+def whole(settings: Settings) -> RolledBack:
+    """The whole database from its newest backup."""
+    with operation(settings, "rollback") as held:
+        settle(held)
+        undone = restore_whole(held, None, accept_loss=True)
+        _verify(held)
+        close(held)
+        held.end_state = "rolled-back"
+        return undone
+
+
 def recovered(settings: Settings, *, terminate: bool = False) -> Recovered:
+    reopen(settings)
     with operation(settings, "recover", terminate=terminate) as held:
         return recover(held)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-What = Literal["deploy", "revert", "restore", "kg deploy"]
+What = Literal["deploy", "revert", "restore", "reset", "whole database", "kg deploy"]
 Victim = Literal["kg", "server -9", "server immediate"]
+VICTIMS: tuple[Victim, ...] = get_args(Victim)
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Tally:
     actions: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     rivals: Counter[str] = field(default_factory=Counter)
+    victims: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"kills {self.kills} (and {self.missed} that came too late), recoveries {self.recoveries} (slowest "
             f"{self.slowest:.1f} s), wrong states {len(self.wrong)}, lost committed rows {self.lost} of {self.rows}\n"
+            f"  killed: {dict(self.victims)}\n"
             f"  ended at: {dict(self.ends)}; recover: {dict(self.actions) or 'nothing to do'}; "
             f"rivals: {dict(self.rivals) or 'none'}"
         )

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.addresses import Address
 from tasks.core.documents import RecoverDocument
 from tasks.core.postgres.connections import Connection
 from tasks.core.settings import CHECKOUT, Settings
 from tests.faults.chaos import rage
+from tests.faults.proofs import TEMPLATE_ROW, lost
 from tests.faults.runs import variables
 from tests.processes import until
 from tests.terminal import MAIN, OURS, kg
@@ -31,6 +33,23 @@ def test_after_any_kill_recover_leaves_the_old_or_the_new_state(capsys: pytest.C
     assert tally.kills >= 3
     assert tally.wrong == []
     assert tally.lost == 0
+
+
+def test_the_proof_tells_what_a_reset_deleted_from_what_was_lost(conn: Connection, database: Address) -> None:
+    committed = {f"written-{writer}-{number}" for writer in (0, 1) for number in range(1, 5)}
+    conn.execute("CREATE TABLE code_embeddings (file_path text)")
+
+    def proved(rows: set[str], *, reset: bool = True) -> set[str]:
+        conn.execute("TRUNCATE code_embeddings")
+        conn.execute("INSERT INTO code_embeddings SELECT unnest(%s::text[])", [list(rows)])
+        return lost(committed, conn, database.database, reset=reset)
+
+    later = {"written-0-3", "written-0-4", "written-1-4"}
+    assert proved(later) == set()
+    assert proved(set()) == set()
+    assert proved(later, reset=False) == committed - later
+    assert proved(later - {"written-0-4"} | {"written-0-2"}) == {"written-0-4"}
+    assert proved(later | {TEMPLATE_ROW}) == committed - later  # it never came to empty them
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Self
 import psycopg
 
 from tasks.core.addresses import Address
-from tasks.core.errors import ConnectionFailed
+from tasks.core.errors import DatabaseError
 from tasks.core.postgres.connections import Connection, connect
 
 WRITE = "INSERT INTO code_embeddings (file_path, file_hash, language) VALUES (%s, 'written', 'python')"
@@ -57,7 +57,7 @@ class Workload:
                         self.statements += 1
                         time.sleep(self._pause)
                         began = time.monotonic()
-            except (psycopg.Error, ConnectionFailed):
+            except (psycopg.Error, DatabaseError):
                 self.errors += 1
                 time.sleep(0.05)
 
