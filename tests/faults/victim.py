@@ -1,8 +1,9 @@
 """A process that is killed, or kills the server, at the Nth event of its work.
 
-`python -m tests.faults.victim WHAT N TARGET`: WHAT is deploy, revert, restore, reset, "whole database" or recover; an event is a
-line of the journal (before and after it is written) or the begin or end of tracked work; N = 0 only counts them. TARGET
-is `self` (kill -9), or `PID:SIGNAL` of the server's postmaster: then this process lives on and meets the loss.
+`python -m tests.faults.victim WHAT N TARGET`: WHAT is deploy, revert, restore, reset, "whole database" or recover; an
+event is a line of the journal (before and after it is written) or the begin or end of tracked work; N = 0 only counts
+them. TARGET is `self` (kill -9), or `PID:SIGNAL` of the server's postmaster: then this process lives on and meets the
+loss.
 """
 
 from __future__ import annotations

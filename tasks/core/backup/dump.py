@@ -37,6 +37,7 @@ from tasks.core.backup.streams import Sessions, Stream, check_counts, planned, s
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import BackupError, CommandFailed, ObjectExists
 from tasks.core.postgres.connections import Connection, connect, database_errors, target, vector_extension
+from tasks.core.postgres.failures import kept_out
 from tasks.core.postgres.relay import door
 from tasks.core.postgres.tools import Tools, tools_for
 from tasks.core.progress import note, track
@@ -233,6 +234,7 @@ def _dump(
         track("dump", "Dump to the store", total=size or None, unit="bytes") as progress,
         toc_reader(making.tools) as toc,
         door(making.address, making.tools) as way,
+        kept_out(making.address),
         commands.stream(
             argv, env={**way.environment(), "PGAPPNAME": "kg backup dump"}, timeout=limits.dump_timeout.total_seconds()
         ) as child,

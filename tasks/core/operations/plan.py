@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from psycopg import errors
+
 from tasks.core.errors import AdoptionRefused, MigrationFailed, Refused, quoted
 from tasks.core.postgres.connections import Connection, connect, describe, target
 from tasks.core.schema import ledger
@@ -114,7 +116,9 @@ def _refuse_taken(conn: Connection, settings: Settings, entries: Sequence[ledger
     migrations, schema = load_migrations(settings.migrations), settings.database.schema_name
     try:
         expected = expected_of(conn, settings)
-    except MigrationFailed:
+    except MigrationFailed as failure:
+        if isinstance(failure.__cause__, errors.ActiveSqlTransaction):  # applied, it could never be verified
+            raise
         return  # what it would make cannot be found out here; the rehearsal says why it fails
     new = expected.scope - scope_of(expected.catalogs[entries[-1].revision])
     if not new or any(not each.transactional for each in migrations):

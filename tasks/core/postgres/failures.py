@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psycopg
 
 from tasks.core.addresses import Address
-from tasks.core.errors import ConnectionFailed, DatabaseError, PrivilegeMissing
+from tasks.core.errors import CommandFailed, ConnectionFailed, DatabaseError, PrivilegeMissing
 
 # (what the message holds, what we say, what to do). The first that fits counts: with sslmode=prefer libpq tries twice
 # and reports both, so that the password's line stands before one about pg_hba.conf.
@@ -95,7 +95,7 @@ _INSIDE = {
 _LOST = ("08", "57P")
 
 
-def connection_failed(error: psycopg.OperationalError, address: Address) -> ConnectionFailed:
+def connection_failed(error: Exception, address: Address) -> ConnectionFailed:
     """One line and a hint for what kept us out of `address`."""
     text = _without_password(str(error), address)
     places = {"host": address.host, "port": address.port, "dbname": address.dbname, "user": address.user}
@@ -111,6 +111,17 @@ def _password_of(address: Address) -> str:
     if not address.password:
         return f"set {address.password_variable or 'its password variable'}: it is not set"
     return f"the password in {address.password_variable or 'the password variable'}"
+
+
+@contextmanager
+def kept_out(address: Address) -> Iterator[None]:
+    """Where the server does not let a client program in, the words of `connect` for it. Raises ConnectionFailed."""
+    try:
+        yield
+    except CommandFailed as error:
+        if "connection to server" not in error.message:
+            raise
+        raise connection_failed(error, address) from error
 
 
 @contextmanager

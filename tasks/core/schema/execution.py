@@ -224,6 +224,8 @@ def _failure(script: Script, statement: Statement | None, error: psycopg.Error) 
     if diagnosis.message_detail:
         message = f"{message}: {diagnosis.message_detail}"
     hint = _HINTS.get(code) or limit_hint(message)
+    if statement is None and "kg_ops" in message:
+        hint = "the script must leave kg_ops and its rights alone, and end as the role it began as (RESET ROLE)"
     if 'extension "vector"' in message:
         hint = _VECTOR_HINTS.get(code, hint)
     return MigrationFailed(f"{place}: {message} ({code})", hint=hint or diagnosis.message_hint)

@@ -95,6 +95,8 @@ def _execute(conn: Connection, migration: Migration, statement: Statement) -> No
         if isinstance(error, errors.InsufficientPrivilege):
             raise PrivilegeMissing(message, hint=_remedy(statement, error)) from error
         hint = limit_hint(error.diag.message_primary or "") or error.diag.message_hint
+        if isinstance(error, errors.ActiveSqlTransaction):
+            hint = "run it by itself: what a migration makes is compared with what it makes in a transaction"
         raise MigrationFailed(message, hint=hint) from error
 
 

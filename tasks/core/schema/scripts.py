@@ -23,6 +23,7 @@ _CONCURRENT_INDEX = re.compile(
     r'\bindex\s+concurrently\s+(?:if\s+(?:not\s+)?exists\s+)?(?:(?:"[^"]+"|[\w$]+)\.)?(?:"(?P<quoted>[^"]+)"|(?P<plain>[\w$]+))',
     re.IGNORECASE,
 )
+_CHANGES = frozenset({"alter", "delete", "do", "drop", "insert", "merge", "truncate", "update"})
 _KNOWN = {"up": (NO_TRANSACTION, IRREVERSIBLE), "down": (NO_TRANSACTION,)}
 
 
@@ -56,6 +57,7 @@ def read_script(path: Path, way: str) -> Script:
     directives = _directives(sql, path.name, way)
     parts = tuple(split_statements(sql, path.name))
     _refuse_transaction_control(parts, path.name)
+    _refuse_ours(parts, path.name)
     return Script(path, sql, hashlib.sha256(content).hexdigest(), directives, parts)
 
 
@@ -97,3 +99,19 @@ def _refuse_transaction_control(parts: tuple[Statement, ...], name: str) -> None
                 hint="leave it out: the file and its ledger row are one transaction; under `-- migrate: "
                 "no-transaction` each statement is committed by itself",
             )
+
+
+def _refuse_ours(parts: tuple[Statement, ...], name: str) -> None:
+    """The ledger and the journal are kg's, and so are its session's locks: without them nobody knows what was done."""
+    for part in parts:
+        named = r"\bkg_ops\b" if part.words[:1] == ("do",) else r"(?<!\')\bkg_ops\b(?!\')"
+        if part.words[:1] and part.words[0] in _CHANGES and re.search(named, part.text, re.IGNORECASE):
+            what = f"{part.words[0].upper()} of kg_ops, where kg keeps its ledger and journal,"
+        elif "pg_advisory_unlock_all" in part.words:
+            what = "pg_advisory_unlock_all(), which frees the operation's own lock,"
+        else:
+            continue
+        raise MigrationFailed(
+            f"{name}:{part.line}:{part.column}: {what} in a migration",
+            hint="leave it out: nobody would know any more what was applied",
+        )
