@@ -96,7 +96,8 @@ def test_a_migration_may_grant_on_kg_ops_and_speak_of_it(ours: Settings, conn: C
         (f"{ADDS} SET ROLE pg_monitor;", "permission denied for schema kg_ops"),
         (
             f"{ADDS} SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
-            " WHERE current_schema() = 'public' AND datname = current_database() AND application_name = 'kg deploy lock';",
+            " WHERE current_schema() = 'public' AND datname = current_database()"
+            " AND application_name = 'kg deploy lock';",
             "lost its lock",
         ),
     ],
