@@ -245,9 +245,10 @@ def rage(seconds: float, seed: int, *, verbose: bool = False, whole: bool = Fals
     """Kill for about so many seconds; the tally has what went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="kg-chaos-"))
     folder.chmod(0o755)
-    deadline, chaos = time.monotonic() + seconds, None
+    chaos = None
     try:
         chaos = Chaos(folder)
+        deadline = time.monotonic() + seconds  # what has been made ready may have taken a busy machine longer
         for kill in plan(chaos, random.Random(seed), whole=whole):
             if time.monotonic() > deadline:
                 return chaos.tally

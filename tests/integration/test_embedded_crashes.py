@@ -82,8 +82,9 @@ failed = []
 for _ in range(8):
     others = [connect(embedded.ensure(home), purpose="test") for _ in range(6)]  # the more, the longer it takes to die
     session = others[0].info.backend_pid
-    os.kill({victim}, signal.{signal})
-    while {victim} == session and Path(f"/proc/{{session}}").exists():
+    victim = {victim}  # a dead session has no parent to ask for
+    os.kill(victim, signal.{signal})
+    while victim == session and Path(f"/proc/{{session}}").exists():
         pass  # until the server has noticed
     try:
         with connect(embedded.ensure(home), purpose="test") as conn:
