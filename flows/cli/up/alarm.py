@@ -28,6 +28,15 @@ def save_addresses(environments: list[Environment]) -> None:
         save(f"{_BLOCK}-{number}", overwrite=True, _sync=True)
 
 
+def missing_addresses(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[str]:
+    """Those of KG_NOTIFY_URLS that the server does not have, by their number: an address is a secret."""
+    for number in range(1, len(_urls(environments)) + 1):
+        try:
+            client.read_block_document_by_name(f"{_BLOCK}-{number}", "slack-webhook")
+        except ObjectNotFound:
+            yield f"address {number} of KG_NOTIFY_URLS: not there, for the alarm about a dead worker"
+
+
 def worker_alarm(client: SyncPrefectClient, pool: str, environments: list[Environment]) -> Iterator[AutomationCore]:
     """Nothing where nobody is to be told."""
     blocks = [f"slack-webhook/{_BLOCK}-{number}" for number in range(1, len(_urls(environments)) + 1)]

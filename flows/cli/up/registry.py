@@ -5,7 +5,7 @@ Everything here can be done again: what is there and right is left, and what an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectException
 
-from flows.cli.up.alarm import save_addresses, worker_alarm
+from flows.cli.up.alarm import missing_addresses, save_addresses, worker_alarm
 from flows.cli.up.crashes import crash_automations
 from tasks.core.errors import EngineFailed
 from tasks.core.settings import CHECKOUT, Environment
@@ -107,20 +107,13 @@ def worker_is_online(client: SyncPrefectClient) -> bool:
 
 def missing(client: SyncPrefectClient, environments: list[Environment]) -> Iterator[str]:
     """What `kg up` would make or start, a line each; nothing where all is there."""
-    try:
-        pool = client.read_work_pool(POOL)
-    except ObjectNotFound:
-        yield f"work pool {POOL}: not there"
-    else:
-        if pool.is_paused:
-            yield f"work pool {POOL}: paused; no run starts"
-        if not worker_is_online(client):
-            yield f"work pool {POOL}: no worker is online"
+    pool = yield from _pool_missing(client)
     there = {each.name: each for each in _deployments(client, environments)}
     for name, wanted in wanted_deployments(environments):
         yield from _differences(name, wanted, there.get(name))
-    if any(f"recover/{environment}" not in there for environment in environments):
-        yield "automations: their deployments are not there"
+    yield from missing_addresses(client, environments)
+    if not pool or any(f"recover/{environment}" not in there for environment in environments):
+        yield "automations: what they watch and start is not there"
         return
     for automation in automations(client, environments):
         found = client.read_automations_by_name(automation.name)
@@ -128,6 +121,22 @@ def missing(client: SyncPrefectClient, environments: list[Environment]) -> Itera
             yield f"automation {automation.name!r}: not there"
         elif not found[0].enabled:
             yield f"automation {automation.name!r}: switched off"
+        elif _said(found[0]) != _said(automation):
+            yield f"automation {automation.name!r}: is not as kg up makes it"
+
+
+def _pool_missing(client: SyncPrefectClient) -> Generator[str, None, bool]:
+    """Returns whether there is one."""
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        yield f"work pool {POOL}: not there"
+        return False
+    if pool.is_paused:
+        yield f"work pool {POOL}: paused; no run starts"
+    if not worker_is_online(client):
+        yield f"work pool {POOL}: no worker is online"
+    return True
 
 
 def wanted_deployments(environments: list[Environment]) -> Iterator[tuple[str, dict[str, Any]]]:
