@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from flows.report import leave_report
 from flows.steps import Steps
 from flows.telling import said, tell_deploy_failed, tell_deployed
+from tasks.artifacts import leave
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
 from tasks.core.errors import OpsError, Refused, RollbackFailed, RowsMissing
@@ -24,6 +25,7 @@ from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
+from tasks.core.release.describe import outline
 from tasks.core.release.windows import Opening, has_windows
 from tasks.core.settings import Settings
 from tasks.database import verify_earlier
@@ -40,7 +42,7 @@ class Deployment:
 
     def __init__(self, settings: Settings, *, started_by: str = "", override: str = "") -> None:
         self.settings, self.environment = settings, settings.environment
-        self.started_by, self.override = approvals.kept(started_by), override
+        self.started_by, self.override = approvals.seen(started_by), override
         self.step = Steps(STEPS_OF_NOTHING)
         self.planned: DeployPlan | None = None
         self.backup: Backup | None = None
@@ -106,6 +108,7 @@ class Deployment:
         """The plan is made, and something is pending: how many steps it takes is known, and people are told once."""
         done = len(self.step.seconds) - 2  # a plan that has changed since people were asked is prepared again
         self.step.total = done + self._steps(prepares=self.backup is None)
+        leave(outline(self.plan), f"plan-{self.environment}")
         if not self.told:
             tell(self.environment, "started", f"A deploy to revision {self.plan.target_revision} has begun.")
             self.told = True

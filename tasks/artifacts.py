@@ -9,12 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.settings import PREFECT_SERVER_UI_ENABLED, PREFECT_UI_URL
 
 from tasks.core import drawing
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
-from tasks.core.markdown import code, inline
+from tasks.core.markdown import code, inert, inline
 from tasks.core.notifications.secrets import scrub
 from tasks.core.operations.rehearsal import Rehearsed
 from tasks.core.operations.rollback import RolledBack
@@ -30,7 +29,7 @@ MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped", "note
 
 def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> None:
     """A table artifact; an empty one says so. Its cells are shown as they are, the description as Markdown."""
-    content = [{name: _without_secrets(cell) for name, cell in row.items()} for row in rows] or [{"": "nothing"}]
+    content = [{name: shown(cell) for name, cell in row.items()} for row in rows] or [{"": "nothing"}]
     try:
         create_table_artifact(table=content, key=key_of(key), description=inline(description))
     except Exception as error:
@@ -45,9 +44,9 @@ def leave(text: str, key: str) -> None:
         _not_left(key, error)
 
 
-def _without_secrets(said: object) -> object:
-    """What a person typed or a server answered can hold a password."""
-    return scrub(said, os.environ) if isinstance(said, str) else said
+def shown(said: object) -> object:
+    """A cell. What a person typed or a server answered can hold a password, or a tag."""
+    return inert(scrub(said, os.environ)) if isinstance(said, str) else said
 
 
 def _not_left(key: str, error: Exception) -> None:
@@ -60,22 +59,6 @@ def picture(png: bytes | None, words: str) -> list[str]:
     if png is None:
         return [] if drawing.available() else [f"No picture: {drawing.HINT}."]
     return [f"![{words}](data:image/png;base64,{base64.b64encode(png).decode()})"]
-
-
-def link(words: str, key: str) -> str:
-    """Markdown: `words`, leading to the artifact of that key where a UI is known that shows it."""
-    base, words = PREFECT_UI_URL.value(), inline(words)
-    return f"[{words}]({base.rstrip('/')}/artifacts/key/{key_of(key)})" if base and _has_pages() else words
-
-
-def run_link(words: str, flow_run: str) -> str:
-    """Likewise for the page of a flow run."""
-    base = PREFECT_UI_URL.value()
-    return f"[{words}]({base.rstrip('/')}/runs/flow-run/{flow_run})" if base and _has_pages() else words
-
-
-def _has_pages() -> bool:
-    return bool(PREFECT_SERVER_UI_ENABLED.value())
 
 
 def key_of(text: str) -> str:
@@ -123,6 +106,7 @@ def retention_artifact(environment: Environment, plan: RetentionPlan, *, applied
     decided = [(each, "keep") for each in plan.keep] + [
         (each, gone) for each in (*plan.delete, *plan.sweep, *plan.replaced)
     ]
+    decided += [(each, "left alone") for each in plan.problems]
     rows = [{"backup": each.id, "decision": decision, "reason": each.reason} for each, decision in decided]
     table(f"retention-{environment}", f"Retention of {environment}", rows)
 
@@ -177,4 +161,4 @@ def timeline(seconds: Mapping[str, float]) -> list[str]:
     return rows
 
 
-_BAR = 40  # characters
+_BAR = 30  # characters

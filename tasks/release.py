@@ -11,6 +11,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Scheduled
 
+from tasks.artifacts import leave
 from tasks.core.backup import library
 from tasks.core.backup.manifest import Backup
 from tasks.core.errors import BackupError
@@ -66,33 +67,47 @@ def store_plan(
     started_by: str,
     override: str,
 ) -> Waiting:
-    """Keep what was prepared, with what the approvers are shown of it."""
-    settings, held = load_settings(environment), current()
-    now = datetime.now(UTC)
-    prediction = _predicted(settings, rehearsed)
-    prepared = Prepared(
-        plan=plan,
-        linted=lint(plan.pending, describe(held.conn).major),
-        rehearsed=rehearsed,
-        backup=backup,
-        prediction=prediction,
-        opening=next_window(settings, now, prediction.duration) if has_windows(settings) else None,
-        override=override,
-        started_by=started_by or approvals.NOBODY,
-    )
+    """Keep what was prepared, with what the approvers are shown of it; its page shows the same."""
+    settings, now = load_settings(environment), datetime.now(UTC)
+    prepared = _prepared(settings, plan, backup, rehearsed, started_by or approvals.NOBODY, override, now)
+    document = describe_plan(prepared, now)
+    leave(document, f"plan-{environment}")
+    seconds = prepared.prediction.seconds
     stored = approvals.store(
-        held.conn,
+        current().conn,
         settings,
         plan,
         started_by=started_by,
         flow_run=str(flow_run.id) if flow_run.id else None,
         backup=backup.id if backup else None,
-        predicted_seconds=prediction.seconds,
-        document=describe_plan(prepared, now),
+        predicted_seconds=seconds,
+        document=document,
         detail={"rehearsal": [each.to_detail() for each in rehearsed]},
     )
-    say(f"{plan.hash}: about {prediction.seconds:.0f} s on the database ({prediction.because})")
+    say(f"{plan.hash}: about {seconds:.0f} s on the database ({prepared.prediction.because})")
     return stored
+
+
+def _prepared(
+    settings: Settings,
+    plan: DeployPlan,
+    backup: Backup | None,
+    rehearsed: tuple[Rehearsed, ...],
+    started_by: str,
+    override: str,
+    now: datetime,
+) -> Prepared:
+    prediction = _predicted(settings, rehearsed)
+    return Prepared(
+        plan=plan,
+        linted=lint(plan.pending, describe(current().conn).major),
+        rehearsed=rehearsed,
+        backup=backup,
+        prediction=prediction,
+        opening=next_window(settings, now, prediction.duration) if has_windows(settings) else None,
+        override=override,
+        started_by=started_by,
+    )
 
 
 def _predicted(settings: Settings, rehearsed: tuple[Rehearsed, ...]) -> Prediction:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from tasks.core.notifications.secrets import scrub
 
 _SPECIAL = re.compile(r"[\\`*_\[\]|~#!]")
+_BEGINNINGS = re.compile(r"<(?=[A-Za-z/!?])|\](?=[(\[:])")
 _BACKTICKS = re.compile(r"`+")
 
 
@@ -35,6 +36,14 @@ def block(lines: Sequence[str], language: str) -> list[str]:
     text = scrub("\n".join(lines), os.environ)
     ticks = _longer_than_any(text, 3)
     return [f"{ticks}{language}", *text.split("\n"), ticks]
+
+
+def inert(text: str) -> str:
+    """For a cell of a table artifact, which the new interface shows as it is and the old one as Markdown with HTML.
+
+    The same to the eye, but an invisible joiner keeps a tag, link or picture from being one.
+    """
+    return _BEGINNINGS.sub("\\g<0>\u2060", text)
 
 
 def _plain(text: object) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tasks.core.markdown import block, code, inline
+from tasks.core.markdown import block, code, inert, inline
 from tasks.core.operations.plan import DeployPlan
-from tasks.core.release.describe import Prepared, describe
+from tasks.core.release.describe import Prepared, describe, outline
 from tasks.core.release.prediction import Prediction
 from tasks.core.schema.hazards import Linted
 from tasks.core.schema.migrations import Migration, load_migrations
@@ -61,6 +61,15 @@ def test_code_stays_code(text: str) -> None:
     assert set(re.findall(r"<(\w+)", fenced)) == {"pre", "code"}
 
 
+@pytest.mark.parametrize("text", NASTY)
+def test_a_cell_holds_nothing_that_is_obeyed_and_reads_the_same(text: str) -> None:
+    """At worst it is in bold, or code: the old interface makes Markdown of it, the new one shows what is there."""
+    html = rendered(inert(text))
+    assert not set(re.findall(r"<(\w+)", html)) & {"a", "img", "script", "b"}
+    assert inert(text).replace("\u2060", "") == text
+    assert inert("index a of b: 3 < 4, [1] kg backup dev") == "index a of b: 3 < 4, [1] kg backup dev"
+
+
 def prepared(migration: Migration, **words: str) -> Prepared:
     plan = DeployPlan("production", "gr`aph", "", (migration,), (), (), (), "0123abcd")
     return Prepared(
@@ -85,6 +94,8 @@ def test_the_form_is_as_it_is_whatever_the_starter_is_called(text: str, tmp_path
     }
     assert html.count("<tr>") == 5
     assert html.count("<h1") == html.count("<h2") == 1
+    planned = rendered(outline(prepared(script, override=text, started_by=text).plan))
+    assert set(re.findall(r"<(\w+)", planned)) == {"h1", "h2", "p", "code", "pre"}
 
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from tasks.artifacts import MARKS
+from tasks.core.backup import library
 from tasks.core.postgres.connections import Connection
 from tasks.core.progress import reporting
 from tasks.core.settings import Settings
+from tasks.core.store.base import open_store
 from tests.core.test_notices import Webhook, webhook
 from tests.flows.runs import backup, deploy
 from tests.integration.graphs import deploy_graph
+from tests.integration.test_prune import earlier
 
 __all__ = ["webhook"]
 
@@ -28,6 +34,23 @@ def artifact(key: str) -> Any:
         found = client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC, limit=1)
     assert found, key
     return found[0].data
+
+
+def linked(report: str) -> list[str]:
+    """Where its links lead, in their order: an artifact's key, a flow run's name."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId
+
+    found = []
+    with get_client(sync_client=True) as client:
+        for kind, found_id in re.findall(r"\]\(\.\./\.\./(artifacts/artifact|runs/flow-run)/([0-9a-f-]{36})\)", report):
+            if kind == "runs/flow-run":
+                found.append(client.read_flow_run(UUID(found_id)).name)
+            else:
+                only = ArtifactFilter(id=ArtifactFilterId(any_=[UUID(found_id)]))
+                found += [str(each.key) for each in client.read_artifacts(artifact_filter=only)]
+    assert len(found) == report.count("]("), report
+    return found
 
 
 def bars() -> dict[str, float]:
@@ -87,6 +110,8 @@ def test_a_day_is_told_and_shown(
     assert "| Migrate |" in report
     assert "█" in report
     assert str(done.backup) in report
+    assert linked(report) == ["plan-dev", "rehearsal-dev", "drill-dev", "backups-dev"]
+    assert f"`{(done.fingerprint_after or '')[:18]}…`" in report
     rows = json.loads(artifact("backups-dev"))
     assert [each["backup"] for each in rows] == [done.backup]
     assert rows[0]["proof"].startswith("✅")
@@ -111,10 +136,7 @@ def test_a_day_is_told_and_shown(
     (migrations / "999_breaks.up.sql").write_text("ALTER TABLE code_patterns ADD COLUMN surprise text;")
     (migrations / "999_breaks.down.sql").write_text("ALTER TABLE code_patterns DROP COLUMN surprise;")
     monkeypatch.setattr("flows.deploy.verify_target", _fails)
-    from prefect.settings import PREFECT_SERVER_UI_ENABLED, PREFECT_UI_URL, temporary_settings
-
-    pages = temporary_settings({PREFECT_UI_URL: "http://ui.example", PREFECT_SERVER_UI_ENABLED: True})
-    with pages, pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError):
         deploy()
     assert [each["title"] for each in webhook.received[4:]] == [
         "dev: deploy started",
@@ -123,10 +145,51 @@ def test_a_day_is_told_and_shown(
     ]
     report = artifact("deploy-dev")
     assert "| state | failed |" in report
-    assert "| rolled back | [by " in report
-    assert "](http://ui.example/runs/flow-run/" in report
-    assert "/artifacts/key/backups-dev)" in report
+    assert "| rolled back | [by revert](" in report
+    assert linked(report) == [
+        "plan-dev",
+        "rehearsal-dev",
+        "drill-dev",
+        "backups-dev",
+        "rollback-dev",
+        "rollback dev auto",
+    ]
+    assert "ALTER TABLE code_patterns ADD COLUMN surprise text;" in artifact("plan-dev")
     assert "a secret text" not in json.dumps(webhook.received)
+
+
+def test_verification_and_retention_are_tables_in_series(dev: Settings, conn: Connection) -> None:
+    """One key a thing and environment, which the UI keeps as a history."""
+    from flows.prune import prune
+    from flows.verify import verify
+
+    deploy()
+    before = {key: how_often(key) for key in ("verify-dev", "retention-dev")}
+    conn.execute("DROP INDEX code_patterns_language_idx")
+    assert verify(environment="dev").ok is False
+    rows = json.loads(artifact("verify-dev"))
+    assert all(set(each) == {"check", "status", "detail", "remedy"} for each in rows)
+    assert {each["status"] for each in rows} <= set(MARKS.values())
+    [failed] = [each for each in rows if each["status"] == MARKS["failed"]]
+    assert "code_patterns_language_idx" in failed["detail"]
+
+    [newest] = library.backups(open_store(dev), "dev")
+    old = earlier(dev, newest, 8)
+    for apply, gone in ((False, "delete (dry run)"), (True, "deleted")):
+        prune(environment="dev", apply=apply)
+        rows = json.loads(artifact("retention-dev"))
+        assert {each["backup"]: each["decision"] for each in rows} == {newest.id: "keep", old.id: gone}
+        assert all(each["reason"] for each in rows)
+    assert how_often("verify-dev") == before["verify-dev"] + 1
+    assert how_often("retention-dev") == before["retention-dev"] + 2
+
+
+def how_often(key: str) -> int:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    with get_client(sync_client=True) as client:
+        return len(client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))))
 
 
 def _fails(environment: str) -> None:

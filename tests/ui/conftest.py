@@ -120,12 +120,12 @@ def production(databases: dict[str, Address]) -> Iterator[Connection]:
         yield opened
 
 
-def screenshot(page: Page, part: Locator, name: str, *, height: int = 1400) -> None:
+def screenshot(page: Page, part: Locator, name: str, *, width: int = 1280, height: int = 1400) -> None:
     """A part of the page, for the README; only with KG_SCREENSHOTS=1, so that a test leaves the checkout as it was."""
     if os.environ.get("KG_SCREENSHOTS") == "1":
         SCREENSHOTS.mkdir(exist_ok=True)
         usual = page.viewport_size
-        page.set_viewport_size({"width": 1280, "height": height})
+        page.set_viewport_size({"width": width, "height": height})
         part.screenshot(path=SCREENSHOTS / f"{name}.png", animations="disabled")
         if usual:
             page.set_viewport_size(usual)

@@ -69,7 +69,25 @@ def resume(page: Page) -> Locator:
 
 
 def open_artifact(bed: Bed, page: Page, run: str, key: str) -> None:
-    """What the run has left under that key."""
+    """What the run has left under that key, from the run's page on: Artifacts -> the key's history -> this one."""
+    open_run(bed, page, run)
+    page.get_by_role("tab", name="Artifacts", exact=True).click()
+    page.get_by_role("link", name=key).click()
+    page.wait_for_url(f"**/artifacts/key/{key}")
+    page.get_by_role("link", name=artifact_of(bed, run, key).partition("-")[0]).click()
+    page.wait_for_url("**/artifacts/artifact/*")
+
+
+def artifact_of(bed: Bed, run: str, key: str) -> str:
+    """Its id."""
     only = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}}
     (found,) = bed.api("/artifacts/filter", only)
-    page.goto(f"{bed.url}/v2/artifacts/artifact/{found['id']}")
+    return str(found["id"])
+
+
+def follow(page: Page, words: str, leads_to: str, text: str) -> None:
+    """The link of these words leads to a page of that address on which `text` stands; and back."""
+    page.get_by_role("link", name=words, exact=True).click()
+    page.wait_for_url(f"**{leads_to}/*")
+    expect(page.get_by_text(text).first).to_be_visible()
+    page.go_back()

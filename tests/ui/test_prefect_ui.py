@@ -5,17 +5,30 @@ The tests go on from each other's state, in their order: one server, one worker,
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tasks.artifacts import shown
+from tasks.core.markdown import inline
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tests.core.test_notices import Webhook
 from tests.ui.bed import Bed
 from tests.ui.conftest import screenshot
-from tests.ui.forms import choose, custom_run, fill, open_artifact, open_run, resume, run_says, submit
+from tests.ui.forms import (
+    choose,
+    custom_run,
+    fill,
+    follow,
+    open_artifact,
+    open_run,
+    resume,
+    run_says,
+    submit,
+)
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine takes several times as long
 
@@ -91,10 +104,11 @@ def test_production_waits_in_its_window_for_somebody_who_approves(
     open_run(bed, page, run)
     form = resume(page)
     expect(form.get_by_text("predicted duration", exact=True)).to_be_visible()
+    screenshot(page, form, "approval-form", height=1200)
     choose(page, "Decision", "approve")
     form.get_by_role("textbox", name="Name").fill("Grace")
     form.get_by_role("textbox", name="Note").fill("seen on staging")
-    screenshot(page, form, "approval-form", height=2600)
+    screenshot(page, form, "approval-decision", height=1200)  # the same form's end: filling it in has scrolled there
     form.get_by_role("button", name="Resume").click()
     expect(form).to_have_count(0)
     assert bed.ended(run)["state"]["name"] == "Completed"
@@ -106,7 +120,7 @@ def test_production_waits_in_its_window_for_somebody_who_approves(
     ]
     open_artifact(bed, page, run, "deploy-production")
     expect(page.get_by_role("heading", name="Deploy of production")).to_be_visible()
-    screenshot(page, page.get_by_role("main"), "deploy-report")
+    screenshot(page, page.get_by_role("main"), "deploy-report", width=1440)
 
 
 def test_a_deploy_whose_verification_fails_goes_back_and_says_so(
@@ -131,3 +145,42 @@ def test_a_deploy_whose_verification_fails_goes_back_and_says_so(
     page.get_by_role("tab", name="Subflow Runs").click()
     page.get_by_role("link", name="rollback dev auto").click()
     expect(page.get_by_text("Completed").first).to_be_visible()
+    open_artifact(bed, page, run, "deploy-dev")
+    every_link_of_the_report(page)
+
+
+def every_link_of_the_report(page: Page) -> None:
+    """Each leads to the page that it names, in the interface that it is read in."""
+    report = page.url
+    backup = page.get_by_role("row").filter(has_text="backup").get_by_role("link").first.inner_text()
+    plan = page.get_by_role("row").filter(has_text="plan").get_by_role("link").first.inner_text()
+    artifacts = report.rpartition("/")[0]
+    follow(page, plan, artifacts, f"Deploy to dev (plan {plan})")
+    follow(
+        page, "its rehearsal", artifacts, "Rehearsal on the restored copy: rehearsed 001 create_knowledge_graph_tables"
+    )
+    follow(page, backup, artifacts, f"Backup {backup} is restorable")
+    follow(page, "all backups", artifacts, "Backups of dev, newest first")
+    follow(page, "by revert", artifacts, "Rolled back by revert: dev")
+    follow(page, "its run", artifacts.replace("artifacts/artifact", "runs/flow-run"), "rollback dev auto")
+
+
+HOSTILE = ("<img src=x onerror=\"document.title='obeyed'\">", "[x](javascript:alert(1))", "**bold** | `code` <b>b</b>")
+
+
+def test_what_is_not_ours_stays_text_in_tables(bed: Bed, page: Page) -> None:
+    """The new interface shows a cell to the letter, the old one as Markdown: no tag, no link, no picture in either."""
+    for number, said in enumerate(HOSTILE):
+        cell = {
+            "data": json.dumps([{"said": shown(said)}]),
+            "description": inline(f"said: {said}"),
+        }  # as artifacts.table
+        found = bed.api("/artifacts/", {"key": f"hostile-{number}", "type": "table", **cell})
+        for interface in ("/v2", ""):
+            page.goto(f"{bed.url}{interface}/artifacts/artifact/{found['id']}")
+            expect(page.get_by_text(f"said: {said}", exact=True)).to_be_visible()
+            expect(page.get_by_role("cell")).to_have_count(1)
+            assert page.locator("table img, table a, table b, img[src='x'], a[href^='javascript']").count() == 0
+            assert page.title() != "obeyed"
+            if interface:
+                expect(page.get_by_role("cell")).to_have_text(str(shown(said)))

@@ -36,9 +36,8 @@ def describe(prepared: Prepared, now: datetime) -> str:
     """The form's description: what is pending, its SQL, hazards, rehearsal, backup, duration and window."""
     plan = prepared.plan
     lines = [
-        f"# Deploy to {plan.environment} (plan {code(plan.hash)})",
-        f"Database {code(plan.database)} goes from revision {inline(plan.revision or 'none')} to "
-        f"{inline(plan.target_revision)}; started by {inline(prepared.started_by)}.",
+        _title(plan),
+        f"{_way(plan)}; started by {inline(prepared.started_by)}.",
         "",
         "| | |",
         "|---|---|",
@@ -49,8 +48,26 @@ def describe(prepared: Prepared, now: datetime) -> str:
     ]
     lines += [f"| adopted without running | {inline(each.label)} |" for each in plan.adopted]
     for migration in plan.pending:
-        lines += _migration(migration, prepared)
+        lines += _migration(migration, _found(migration, prepared))
     return "\n".join(lines)
+
+
+def outline(plan: DeployPlan) -> str:
+    """The same, of a plan that is just made: what is pending, and its SQL."""
+    lines = [_title(plan), f"{_way(plan)}.", ""]
+    lines += [f"- adopted without running: {inline(each.label)}" for each in plan.adopted]
+    for migration in plan.pending:
+        lines += _migration(migration, [])
+    return "\n".join(lines)
+
+
+def _title(plan: DeployPlan) -> str:
+    return f"# Deploy to {plan.environment} (plan {code(plan.hash)})"
+
+
+def _way(plan: DeployPlan) -> str:
+    where = f"from revision {inline(plan.revision or 'none')} to {inline(plan.target_revision)}"
+    return f"Database {code(plan.database)} goes {where}"
 
 
 def _backup(backup: Backup | None) -> str:
@@ -75,17 +92,23 @@ def _counted(linted: Linted) -> str:
     return f"{found} found by {linted.linter}" if linted.hazards or found else linted.linter
 
 
-def _migration(migration: Migration, prepared: Prepared) -> list[str]:
+def _migration(migration: Migration, found: Sequence[str]) -> list[str]:
     kinds = [] if migration.transactional else ["outside a transaction"]
     kinds += ["irreversible: its way back is a restore"] if migration.irreversible else []
     script = migration.sql.splitlines()
     said = f" ({'; '.join(kinds)})" if kinds else ""
-    lines = ["", f"## {inline(migration.label)}{said}"]
-    for hazard in prepared.linted.hazards.get(migration.revision, ()):
-        lines.append(f"- ⚠ line {hazard.line}: {inline(f'{hazard.message} {hazard.remedy} [{hazard.rule}]')}")
-    lines += [f"- {inline(each)}" for each in prepared.rehearsed if each.revision == migration.revision]
     more = [f"-- ... and {len(script) - SQL_LINES} more lines"] if len(script) > SQL_LINES else []
-    return [*lines, "", *block([*script[:SQL_LINES], *more], "sql")]
+    shown = block([*script[:SQL_LINES], *more], "sql")
+    return ["", f"## {inline(migration.label)}{said}", *(f"- {each}" for each in found), "", *shown]
+
+
+def _found(migration: Migration, prepared: Prepared) -> list[str]:
+    """Hazards and rehearsal, in Markdown."""
+    hazards = [
+        f"⚠ line {each.line}: {inline(f'{each.message} {each.remedy} [{each.rule}]')}"
+        for each in prepared.linted.hazards.get(migration.revision, ())
+    ]
+    return hazards + [inline(each) for each in prepared.rehearsed if each.revision == migration.revision]
 
 
 def rehearsed_seconds(rehearsed: Sequence[Rehearsed]) -> float | None:
