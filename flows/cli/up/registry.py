@@ -171,7 +171,7 @@ def _deployments(client: SyncPrefectClient, environments: list[Environment]) -> 
 
 
 def _said(automation: AutomationCore) -> dict[str, Any]:
+    """To be compared: events are sets here, whose order in JSON is by chance."""
     fields = {"name", "description", "enabled", "trigger", "actions"}
-    return AutomationCore.model_validate(automation.model_dump(include=fields)).model_dump(
-        mode="json", exclude={"trigger": {"id"}}
-    )
+    known = AutomationCore.model_validate(automation.model_dump(include=fields))
+    return known.model_dump(exclude={"trigger": {"id"}})
