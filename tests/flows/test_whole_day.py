@@ -36,7 +36,7 @@ __all__ = ["client", "up"]
 pytestmark = pytest.mark.timeout(900)  # some two minutes on a quiet machine
 
 NOTICE = timedelta(seconds=2)
-AHEAD = timedelta(seconds=35)  # until the window opens: more than it takes to approve on a busy machine
+AHEAD = timedelta(seconds=45)  # until the window opens: more than it takes to approve on a busy machine
 
 
 @pytest.fixture(scope="module")
