@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -83,10 +84,11 @@ def test_what_speaks_no_http_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:
-            for _ in range(2):
-                client, _ = listener.accept()
-                client.sendall(b"220 mail.example\r\n\tESMTP\r\n\r\n")
-                client.close()
+            with suppress(OSError):  # the listener is closed while it waits for one more
+                while True:
+                    client, _ = listener.accept()
+                    client.sendall(b"220 mail.example\r\n\tESMTP\r\n\r\n")
+                    client.close()
 
         threading.Thread(target=greet, daemon=True).start()
         with pytest.raises(EngineFailed) as failed:
