@@ -121,7 +121,7 @@ def _woken_by_rows(settings: Settings, found: Waiting) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(settings.approvals.poll.total_seconds()):
             try:
-                now = approvals.look(settings, found.id)
+                now = approvals.watch(settings, found.id)
                 if now.decisions != found.decisions or now.state not in approvals.OPEN:
                     _resume(str(run))
             except Exception as error:  # whatever it is, the next look may go well; the form works without it

@@ -10,7 +10,6 @@ from typing import Any
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_SERVER_UI_ENABLED
-from prefect.utilities.urls import url_for
 
 from tasks.core.notifications.addressees import Addressees, load_addressees
 from tasks.core.notifications.events import Event
@@ -18,6 +17,7 @@ from tasks.core.notifications.heartbeat import ping
 from tasks.core.notifications.message import Message, compose
 from tasks.core.notifications.sending import Channel, apprise_channel, send
 from tasks.core.settings import Environment
+from tasks.pages import run_page
 
 log = logging.getLogger(__name__)
 
@@ -76,4 +76,4 @@ def _run_page() -> str:
     """The address of the flow run's page; empty outside of a run, and where no server shows pages."""
     if not (flow_run.id and PREFECT_SERVER_UI_ENABLED.value()):
         return ""
-    return url_for("flow-run", obj_id=flow_run.id) or ""
+    return run_page(flow_run.id)

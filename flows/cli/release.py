@@ -36,7 +36,11 @@ def approvals(environment: MaybeEnvironment = None, json: Json = False, verbose:
     def work() -> Sequence[WaitingDocument]:
         from tasks.core.documents import WaitingDocument
 
-        return [WaitingDocument.of(each) for settings in _environments(environment) for each in _waiting(settings)]
+        return [
+            WaitingDocument.of(each, deserted=each.deserted(settings))
+            for settings in _environments(environment)
+            for each in _waiting(settings)
+        ]
 
     return answer(Output(json, verbose), work, show_approvals)
 
@@ -67,7 +71,8 @@ def approve(
         if not yes:
             print(chosen.document, file=sys.stderr)  # noqa: T201
             confirm(f"the {'rejection' if reject else 'approval'} of plan {chosen.hash}")
-        return WaitingDocument.of(decide(settings, chosen.id, "reject" if reject else "approve", name, note))
+        decided = decide(settings, chosen.id, "reject" if reject else "approve", name, note)
+        return WaitingDocument.of(decided, deserted=chosen.deserted(settings))
 
     return answer(Output(json, verbose), work, show_approval)
 
@@ -81,7 +86,7 @@ def show_approvals(documents: Sequence[WaitingDocument]) -> None:
         (
             each.environment,
             each.plan,
-            f"{each.state} for {each.scheduled_for:%Y-%m-%d %H:%M}" if each.scheduled_for else each.state,
+            _standing(each),
             each.started_by,
             f"{sum(one.decision == 'approve' for one in each.decisions)} of {each.required}",
             f"{each.expires_at:%Y-%m-%d %H:%M}",
@@ -99,8 +104,31 @@ def show_approval(document: WaitingDocument) -> None:
     if document.state == "rejected":
         render.say(f"plan {document.plan} of {document.environment} is rejected; nothing was changed")
     else:
-        more = f"; {missing} more to come" if missing else "; it goes on"
+        more = f"; {missing} more to come" if missing else _what_now(document)
         render.say(f"plan {document.plan} of {document.environment} is approved by {', '.join(names)}{more}")
+    if document.deserted:
+        render.say(f"its run no longer waits: it has crashed, was cancelled, or hangs{_taken_up(document, missing)}")
+
+
+def _standing(document: WaitingDocument) -> str:
+    if document.scheduled_for:
+        return f"{document.state} for {document.scheduled_for:%Y-%m-%d %H:%M}"
+    return f"{document.state}, deserted by its run" if document.deserted else document.state
+
+
+def _what_now(document: WaitingDocument) -> str:
+    if document.deserted:
+        return ""
+    return f"; it runs at {document.scheduled_for:%Y-%m-%d %H:%M} UTC" if document.scheduled_for else "; it goes on"
+
+
+def _taken_up(document: WaitingDocument, missing: int) -> str:
+    """Who goes on with a plan that its run has left."""
+    if document.state == "rejected":
+        return ""
+    if missing:
+        return "; when all have agreed, `kg deploy` takes it up; before that, it would ask anew"
+    return f". To go on: kg deploy {document.environment}, which takes up this plan and its approvals"
 
 
 def _chosen(settings: Settings, run: str | None) -> Waiting:

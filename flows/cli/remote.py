@@ -81,9 +81,9 @@ def _server() -> Iterator[Callable[[UUID], str]]:
     except EngineFailed as error:
         raise _nobody(error.message) from error
     try:
-        from prefect.utilities.urls import url_for
+        from tasks.pages import run_page
 
-        yield lambda run: url_for("flow-run", obj_id=run) or str(run)
+        yield lambda run: run_page(run) or str(run)
     finally:
         entered.__exit__(None, None, None)
 

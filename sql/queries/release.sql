@@ -15,6 +15,7 @@ VALUES (%(id)s, %(environment)s, %(hash)s, %(started_by)s, %(required)s, %(flow_
 -- What waits in this database, oldest first, each with its decisions as they were made.
 SELECT plan.id, plan.environment, plan.hash, plan.state, plan.started_by, plan.required, plan.flow_run, plan.backup,
        plan.predicted_seconds, plan.document, plan.detail, plan.created_at, plan.expires_at, plan.scheduled_for,
+       clock_timestamp() - coalesce((plan.detail ->> 'watched_at')::timestamptz, plan.created_at) AS silence,
        coalesce((SELECT jsonb_agg(jsonb_build_object('decision', decision, 'name', name, 'note', note,
                                                      'decided_at', decided_at) ORDER BY id)
                  FROM kg_ops.approvals WHERE plan = plan.id), '[]') AS decisions
@@ -30,11 +31,17 @@ SELECT plan.id, plan.environment, plan.hash,
             THEN 'expired' ELSE plan.state END AS state,
        plan.started_by, plan.required, plan.flow_run, plan.backup, plan.predicted_seconds, plan.document, plan.detail,
        plan.created_at, plan.expires_at, plan.scheduled_for,
+       clock_timestamp() - coalesce((plan.detail ->> 'watched_at')::timestamptz, plan.created_at) AS silence,
        coalesce((SELECT jsonb_agg(jsonb_build_object('decision', decision, 'name', name, 'note', note,
                                                      'decided_at', decided_at) ORDER BY id)
                  FROM kg_ops.approvals WHERE plan = plan.id), '[]') AS decisions
 FROM kg_ops.plans AS plan
 WHERE plan.id = %(id)s;
+
+-- name: watch_plan
+-- The run that waits is there: said at each of its looks, so that whoever decides is told when it no longer is.
+UPDATE kg_ops.plans SET detail = detail || jsonb_build_object('watched_at', clock_timestamp())
+WHERE id = %(id)s AND state IN ('waiting', 'approved', 'scheduled');
 
 -- name: lock_plan
 -- Two who decide at once do so one after the other.

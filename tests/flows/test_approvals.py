@@ -76,7 +76,7 @@ def test_two_approvers_by_form_and_terminal_and_not_the_starter(
     assert (done.state, done.approved_by) == ("deployed", ("Grace Hopper", "Barbara Liskov"))
     assert "1 of 2" in said[0]
     assert "does not count as its approver" in said[1]
-    assert "approved by Grace Hopper, Barbara Liskov" in said[2]
+    assert "approved by Grace Hopper, Barbara Liskov; it goes on" in said[2]
     assert [each["name"] for each in release_of(conn)["approved"]] == ["Grace Hopper", "Barbara Liskov"]
     assert approvals.waiting(dev) == ()
 

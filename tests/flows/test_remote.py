@@ -35,14 +35,14 @@ def test_a_deploy_by_the_worker_is_followed_to_its_end(up: Up, client: Any, targ
     assert (document["state"], document["deployment"], document["error"]) == ("completed", "deploy/dev", None)
     run = client.read_flow_run(UUID(document["flow_run"]))
     assert run.deployment_id == client.read_deployment_by_name("deploy/dev").id
-    assert document["page"] == f"http://127.0.0.1:{up.port}/runs/flow-run/{run.id}"
+    assert document["page"] == f"http://127.0.0.1:{up.port}/v2/runs/flow-run/{run.id}"
     assert [entry.revision for entry in ledger.entries(target)] == ["001"]
 
 
 def test_its_steps_and_its_page_are_shown(up: Up) -> None:
     done = remote(up, "deploy", "dev", "--yes")
     assert done.returncode == 0, done.stderr
-    assert f"http://127.0.0.1:{up.port}/runs/flow-run/" in done.stderr
+    assert f"http://127.0.0.1:{up.port}/v2/runs/flow-run/" in done.stderr
     for line in (r"\[1/\d+\] Check: ", r"\[2/\d+\] Plan: ", r"\[3/3\] Verify: "):
         assert re.search(line, done.stderr), done.stderr
     assert done.stdout.startswith("deploy/dev ended well: http")

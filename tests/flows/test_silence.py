@@ -25,7 +25,7 @@ from tests.core.test_notices import Webhook, webhook
 from tests.flows.bed import ASK, SLEEPS, SLOW, Up, begin, client, ends, runs, sleeping, up_bed
 from tests.flows.own_server import PREFECT, prefect_env, prefect_server
 from tests.processes import until
-from tests.terminal import clean_environment
+from tests.terminal import clean_environment, kg
 
 __all__ = ["client", "webhook"]
 
@@ -152,6 +152,8 @@ def test_silence_is_noticed_told_and_recovered(
     assert titles(webhook).count("dev: was recovered after a crash") == 1
     assert "staging: was recovered after a crash" not in titles(webhook), "nothing had begun there"
     assert [each.state for each in approvals.waiting(up.settings("staging"))] == ["waiting"]
+    done = kg("approve", "staging", "--name", "Grace", "--yes", **up.variables)
+    assert "its run no longer waits" in done.stdout, "nobody says that it goes on"
 
 
 def kill_all(up: Up) -> None:

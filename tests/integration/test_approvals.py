@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
+from flows.cli.release import show_approval, show_approvals
+from tasks.core.documents import WaitingDocument
 from tasks.core.errors import MigrationFailed, Refused, UsageError
 from tasks.core.operations.plan import make_plan
 from tasks.core.operations.rehearsal import Rehearsed
@@ -209,3 +211,62 @@ def test_a_password_that_slipped_into_a_note_is_not_kept(
     approvals.decide(one, plan.id, "approve", "Grace postgresql://g:hunter4@h/", said)
     row = conn.execute("SELECT name, note FROM kg_ops.approvals").fetchone()
     assert row == ("Grace postgresql://g:***@h/", "tried postgresql://kg:***@db/graph and ***, password=***")
+
+
+def silent_for(conn: Connection, seconds: int) -> None:
+    """As long ago was the last look of the run that waits."""
+    conn.execute(
+        "UPDATE kg_ops.plans SET created_at = created_at - make_interval(secs => %(s)s), detail = detail ||"
+        " jsonb_build_object('watched_at', clock_timestamp() - make_interval(secs => %(s)s))",
+        {"s": seconds},
+    )
+
+
+def test_a_plan_that_its_run_has_left_says_so(
+    conn: Connection, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run looks every 5 s; it crashed, say, and nobody goes on by himself."""
+    two = wanting(settings, 2)
+    plan = stored(conn, two)
+    assert not plan.deserted(two)
+    silent_for(conn, 20)
+    assert not approvals.look(two, plan.id).deserted(two), "three looks, and a moment for a busy machine"
+    silent_for(conn, 60)
+    assert approvals.look(two, plan.id).deserted(two)
+    assert approvals.watch(two, plan.id).detail["rehearsed"] == 3.5
+    assert not approvals.look(two, plan.id).deserted(two), "it is there again"
+
+    silent_for(conn, 60)
+    said = [decided(two, plan, name, capsys) for name in ("Grace", "Barbara")]
+    first, last = (f"plan {plan.hash} of dev is approved by {names}" for names in ("Grace", "Grace, Barbara"))
+    assert said == [
+        f"{first}; 1 more to come\nits run no longer waits: it has crashed, was cancelled, or hangs; when all have "
+        "agreed, `kg deploy` takes it up; before that, it would ask anew\n",
+        f"{last}\nits run no longer waits: it has crashed, was cancelled, or hangs. To go on: kg deploy dev, which "
+        "takes up this plan and its approvals\n",
+    ]
+    assert not approvals.look(two, plan.id).deserted(two), "people are no longer waited for"
+
+
+def decided(settings: Settings, plan: Waiting, name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `kg approve` says."""
+    before = approvals.look(settings, plan.id)
+    after = approvals.decide(settings, plan.id, "approve", name)
+    show_approval(WaitingDocument.of(after, deserted=before.deserted(settings)))
+    return capsys.readouterr().out
+
+
+def test_a_plan_that_is_watched_goes_on(
+    conn: Connection, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = wanting(settings, 1)
+    plan = stored(conn, one)
+    assert decided(one, plan, "Grace", capsys) == f"plan {plan.hash} of dev is approved by Grace; it goes on\n"
+
+
+def test_the_list_names_a_plan_that_its_run_has_left(
+    conn: Connection, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = stored(conn, wanting(settings, 1))
+    show_approvals([WaitingDocument.of(plan, deserted=True)])
+    assert "waiting, deserted by its run" in capsys.readouterr().out

@@ -126,12 +126,15 @@ class WaitingDocument(Document):
     created_at: datetime
     expires_at: datetime
     scheduled_for: datetime | None
+    deserted: bool = Field(False, description="Waits for people, and its run no longer does: it crashed, say")
 
     @classmethod
-    def of(cls, waiting: Waiting) -> Self:
+    def of(cls, waiting: Waiting, *, deserted: bool = False) -> Self:
+        """As it stands; `deserted` of a plan that waited when it was looked at."""
         same = {name: getattr(waiting, name) for name in cls.model_fields if hasattr(waiting, name)}
         decisions = tuple(DecisionItem(**asdict(each)) for each in waiting.decisions)
-        return cls.model_validate({**same, "id": str(waiting.id), "plan": waiting.hash, "decisions": decisions})
+        own = {"id": str(waiting.id), "plan": waiting.hash, "decisions": decisions, "deserted": deserted}
+        return cls.model_validate({**same, **own})
 
 
 class RollbackDocument(Document):

@@ -10,8 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -29,6 +29,8 @@ from tasks.core.settings import Environment, Settings
 Choice = Literal["approve", "reject"]
 State = Literal["waiting", "approved", "scheduled", "released", "rejected", "expired", "superseded", "abandoned"]
 OPEN: tuple[State, ...] = ("waiting", "approved", "scheduled")
+MISSED_LOOKS = 3  # of the run that waits; after so many, and a moment for a busy machine, nobody waits any more
+A_MOMENT = timedelta(seconds=15)
 LONGEST_NAME = 200  # characters
 NOBODY = "nobody named"  # who started a deploy that nobody is asked about, from a form that was left empty
 # What is drawn as nothing and is no control or format character: fillers, variation selectors, an empty pattern.
@@ -66,6 +68,7 @@ class Waiting:
     expires_at: datetime
     scheduled_for: datetime | None
     decisions: tuple[Decision, ...]
+    silence: timedelta = field(compare=False)  # since its run has looked whether anybody has decided
 
     def __post_init__(self) -> None:
         read = (each if isinstance(each, Decision) else _decision(each) for each in self.decisions)
@@ -83,6 +86,10 @@ class Waiting:
     def missing(self) -> int:
         """How many more people must agree."""
         return max(0, self.required - len(self.approved_by))
+
+    def deserted(self, settings: Settings) -> bool:
+        """People are waited for, and the run that should do so has crashed, was cancelled, or hangs."""
+        return self.state == "waiting" and self.silence > MISSED_LOOKS * settings.approvals.poll + A_MOMENT
 
 
 def waiting(settings: Settings) -> tuple[Waiting, ...]:
@@ -135,6 +142,13 @@ def store(
 def look(settings: Settings, plan: UUID) -> Waiting:
     """How a stored plan stands now."""
     with _session(settings) as conn:
+        return _now(conn, plan)
+
+
+def watch(settings: Settings, plan: UUID) -> Waiting:
+    """`look`, by the run that waits: it is written down that it was there."""
+    with _session(settings) as conn:
+        conn.execute(query("watch_plan"), {"id": plan})
         return _now(conn, plan)
 
 
