@@ -24,6 +24,7 @@ from tasks.core.vectors.advice import Advice
 log = logging.getLogger(__name__)
 
 VERDICTS = {"ok": "✅ keep", "rebuild": "🔁 rebuild", "note": "ℹ note", "unknown": "⏭ not measured"}
+_FIRST = ("failed", "note", "ok", "skipped")
 MARKS = {"ok": "✅ ok", "failed": "❌ failed", "skipped": "⏭ skipped", "note": "ℹ note"}
 
 
@@ -36,10 +37,13 @@ def table(key: str, description: str, rows: Sequence[Mapping[str, object]]) -> N
         _not_left(key, error)
 
 
-def leave(text: str, key: str) -> None:
-    """A Markdown artifact; what is not ours in it has been through `core.markdown`."""
+def leave(text: str, key: str, outcome: str = "") -> None:
+    """A Markdown artifact; what is not ours in it has been through `core.markdown`. Lists show its heading, and the
+    outcome where there is one.
+    """
+    heading = text.partition("\n")[0].lstrip("# ")
     try:
-        create_markdown_artifact(text, key=key_of(key))
+        create_markdown_artifact(text, key=key_of(key), description=f"{heading}: {outcome}" if outcome else heading)
     except Exception as error:
         _not_left(key, error)
 
@@ -67,11 +71,13 @@ def key_of(text: str) -> str:
 
 
 def report_artifact(key: str, title: str, report: Report) -> None:
+    """What failed comes first, then what is worth knowing: the page shows ten rows, and cuts what is long."""
     rows = [
         {"check": item.name, "status": MARKS[item.status], "detail": item.detail, "remedy": item.remedy}
-        for item in report.checks
+        for item in sorted(report.checks, key=lambda item: _FIRST.index(item.status))
     ]
-    table(key, title, rows)
+    failed = "; ".join(str(item) for item in report.checks if item.status == "failed")
+    table(key, f"{title}: {f'FAILED, {failed}' if failed else report.counted}", rows)
 
 
 def drill_artifact(environment: Environment, backup: Backup) -> None:
@@ -108,7 +114,8 @@ def retention_artifact(environment: Environment, plan: RetentionPlan, *, applied
     ]
     decided += [(each, "left alone") for each in plan.problems]
     rows = [{"backup": each.id, "decision": decision, "reason": each.reason} for each, decision in decided]
-    table(f"retention-{environment}", f"Retention of {environment}", rows)
+    said = f"{len(plan.keep)} kept, {len(rows) - len(plan.keep) - len(plan.problems)} {gone}"
+    table(f"retention-{environment}", f"Retention of {environment}: {said}", rows)
 
 
 def advice_artifact(environment: Environment, advice: Sequence[Advice]) -> None:
@@ -148,7 +155,9 @@ def deploy_artifact(environment: Environment, lines: Sequence[tuple[str, str]], 
     text = [f"# Deploy of {environment}", "", "| | |", "|---|---|"]
     text += [f"| {name} | {value} |" for name, value in lines]
     text += ["", "| step | began after | took | |", "|---|--:|--:|---|", *timeline(seconds)]
-    leave("\n".join(text), key=f"deploy-{environment}")
+    said = dict(lines)
+    outcome = f"{said['state']}, revision {said['revision']}"
+    leave("\n".join(text), f"deploy-{environment}", f"{outcome}; {said['error']}" if "error" in said else outcome)
 
 
 def timeline(seconds: Mapping[str, float]) -> list[str]:

@@ -10,6 +10,7 @@ from tasks.core.backup import library
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.pictures import drill_history
 from tasks.core.markdown import inline
+from tasks.core.progress import size
 from tasks.core.settings import Environment, Settings
 from tasks.core.store.base import open_store
 
@@ -30,18 +31,20 @@ def backups_artifact(environment: Environment, backups: Sequence[Backup]) -> Non
     rows = [
         {
             "backup": one.id,
+            "proof": f"✅ {one.proof.grade}" if one.proof and one.proved else "⏭ not proved",
             "taken": f"{one.created:%Y-%m-%d %H:%M} UTC",
             "revision": one.manifest.revision or "none",
             "rows": sum(one.manifest.tables.values()),
-            "stored MB": round(one.stored_bytes / 1e6, 2),
-            "proof": f"✅ {one.proof.grade}" if one.proof and one.proved else "⏭ not proved",
+            "stored": size(one.stored_bytes),
             "restore s": round(one.proof.restore_seconds, 1) if one.proof and one.proved else "",
             "kept": "kept" if one.kept else "",
             "folder": one.manifest.folder,
         }
         for one in reversed(backups)
     ]
-    table(f"backups-{environment}", f"Backups of {environment}, newest first", rows)
+    newest = next((one.id for one in reversed(backups) if one.proved), "none")
+    said = f"{len(rows)}; the newest that is proved: {newest}"
+    table(f"backups-{environment}", f"Backups of {environment}, newest first: {said}", rows)
 
 
 def drills_artifact(environment: Environment, backups: Sequence[Backup]) -> None:
@@ -52,7 +55,7 @@ def drills_artifact(environment: Environment, backups: Sequence[Backup]) -> None
         "|---|---|---|--:|--:|--:|",
         *(
             f"| {proof.created:%Y-%m-%d %H:%M} | {inline(one.id)} | {proof.grade if proof.ok else 'FAILED'} "
-            f"| {proof.restore_seconds:.1f} s | {one.stored_bytes / 1e6:,.2f} MB | {sum(proof.tables.values()):,} |"
+            f"| {proof.restore_seconds:.1f} s | {size(one.stored_bytes)} | {sum(proof.tables.values()):,} |"
             for one, proof in ((one, one.proof) for one in reversed(backups))
             if proof is not None
         ),

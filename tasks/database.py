@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from tasks.artifacts import report_artifact
 from tasks.core.application.health import run_integration
 from tasks.core.backup.manifest import Backup
@@ -33,7 +31,7 @@ def check_target(environment: Environment) -> Report:
     barring = [item for item in report.checks if item.status == "failed" and item.name not in check.ADVISORY]
     if barring:
         raise OpsError("; ".join(map(str, barring)), hint=f"kg check {environment} shows all of it")
-    say(_counted(report))
+    say(report.counted)
     return report
 
 
@@ -136,7 +134,7 @@ def _verify_and_mark(environment: Environment) -> Report:
     _raise_unless_ok(environment, report)
     with current().session("verified") as conn:
         ledger.mark_verified(conn, [entry.revision for entry in ledger.entries(conn) if entry.verified_at is None])
-    say(_counted(report))
+    say(report.counted)
     return report
 
 
@@ -147,9 +145,3 @@ def _raise_unless_ok(environment: Environment, report: Report) -> None:
             f"{environment} is not what its revision says: " + "; ".join(map(str, failed)),
             hint=f"kg verify {environment} shows all of it",
         )
-
-
-def _counted(report: Report) -> str:
-    counts = Counter(item.status for item in report.checks)
-    also = [f"{counts[status]} {status}" for status in ("failed", "skipped", "note") if counts[status]]
-    return ", ".join([f"{counts['ok']} checks are fine", *also])

@@ -25,6 +25,15 @@ __all__ = ["webhook"]
 
 
 def artifact(key: str) -> Any:
+    return newest(key).data
+
+
+def described(key: str) -> str:
+    """What lists of artifacts show of it."""
+    return str(newest(key).description)
+
+
+def newest(key: str) -> Any:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort
@@ -33,7 +42,7 @@ def artifact(key: str) -> Any:
         wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
         found = client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC, limit=1)
     assert found, key
-    return found[0].data
+    return found[0]
 
 
 def linked(report: str) -> list[str]:
@@ -108,6 +117,9 @@ def test_a_day_is_told_and_shown(
     done = deploy()
     report = artifact("deploy-dev")
     assert "| Migrate |" in report
+    assert described("deploy-dev") == "Deploy of dev: deployed, revision 001"
+    assert described("plan-dev").startswith("Deploy to dev (plan")
+    assert described("backups-dev").startswith("Backups of dev, newest first: 1; the newest that is proved: 2")
     assert "█" in report
     assert str(done.backup) in report
     assert linked(report) == ["plan-dev", "rehearsal-dev", "drill-dev", "backups-dev"]
@@ -121,6 +133,7 @@ def test_a_day_is_told_and_shown(
     assert made.id in history
     assert str(done.backup) in history
     assert "data:image/png;base64," in history
+    assert described("drill-history-dev") == "Restore drills of dev"
     shown = bars()
     assert shown["Dump to the store"] == 100
     assert any(title.startswith("Read ") for title in shown), shown
@@ -145,6 +158,7 @@ def test_a_day_is_told_and_shown(
     ]
     report = artifact("deploy-dev")
     assert "| state | failed |" in report
+    assert described("deploy-dev") == "Deploy of dev: failed, revision 001; RuntimeError: a secret text of a library"
     assert "| rolled back | [by revert](" in report
     assert linked(report) == [
         "plan-dev",
@@ -172,6 +186,9 @@ def test_verification_and_retention_are_tables_in_series(dev: Settings, conn: Co
     assert {each["status"] for each in rows} <= set(MARKS.values())
     [failed] = [each for each in rows if each["status"] == MARKS["failed"]]
     assert "code_patterns_language_idx" in failed["detail"]
+    assert rows[0] == failed, "the page shows ten rows"
+    assert described("verify-dev").startswith("Verification of dev: FAILED, schema: ")
+    assert {each["status"] for each in rows[-2:]} == {MARKS["skipped"]}
 
     [newest] = library.backups(open_store(dev), "dev")
     old = earlier(dev, newest, 8)
@@ -180,6 +197,7 @@ def test_verification_and_retention_are_tables_in_series(dev: Settings, conn: Co
         rows = json.loads(artifact("retention-dev"))
         assert {each["backup"]: each["decision"] for each in rows} == {newest.id: "keep", old.id: gone}
         assert all(each["reason"] for each in rows)
+        assert described("retention-dev") == f"Retention of dev: 1 kept, 1 {gone}"
     assert how_often("verify-dev") == before["verify-dev"] + 1
     assert how_often("retention-dev") == before["retention-dev"] + 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -38,6 +39,13 @@ class Report:
     @property
     def ok(self) -> bool:
         return all(check.status != "failed" for check in self.checks)
+
+    @property
+    def counted(self) -> str:
+        """How many of each kind, in a line: '10 checks are fine, 1 failed'."""
+        counts = Counter(check.status for check in self.checks)
+        also = [f"{counts[status]} {status}" for status in ("failed", "skipped", "note") if counts[status]]
+        return ", ".join([f"{counts['ok']} checks are fine", *also])
 
 
 def ok(name: str, detail: str) -> CheckResult:
