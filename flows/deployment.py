@@ -20,7 +20,7 @@ from tasks.core.errors import OpsError, Refused, RollbackFailed, RowsMissing
 from tasks.core.operations.migrate import Migrated, Release
 from tasks.core.operations.operation import Operation, operation
 from tasks.core.operations.plan import DeployPlan, is_current
-from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.operations.rollback import Request, roll_back
 from tasks.core.progress import Track, note
 from tasks.core.release import approvals

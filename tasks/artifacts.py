@@ -15,7 +15,7 @@ from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.markdown import code, inert, inline
 from tasks.core.notifications.secrets import scrub
-from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.operations.rollback import RolledBack
 from tasks.core.schema.verify import Report
 from tasks.core.settings import Environment

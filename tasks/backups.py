@@ -13,7 +13,8 @@ from tasks.core.backup.readback import read_back
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan
-from tasks.core.operations.rehearsal import Rehearsed, rehearse_on
+from tasks.core.operations.rehearsal import rehearse_on
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.postgres.scratch import Scratch
 from tasks.core.postgres.tools import tools_for
 from tasks.core.progress import say

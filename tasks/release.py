@@ -18,7 +18,7 @@ from tasks.core.errors import BackupError
 from tasks.core.operations.gates import proof_gate
 from tasks.core.operations.operation import current
 from tasks.core.operations.plan import DeployPlan
-from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.postgres.connections import connect, describe, target
 from tasks.core.progress import say
 from tasks.core.release import approvals

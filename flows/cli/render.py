@@ -63,6 +63,7 @@ def plan(document: PlanDocument) -> None:
     table(("", "gate", "now", "opened by"),
           [(_MARKS[gate.status], gate.name.removeprefix("gate: "), gate.detail, gate.remedy) for gate in document.gates]
           )  # fmt: skip
+    say(f"rehearsal: {document.rehearsal}")
     say(f"locks: {document.locks}; hazards: {document.linter}")
 
 

@@ -300,8 +300,8 @@ SELECT CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHE
  ORDER BY 1, 2, 4;
 
 -- name: locked_elsewhere
--- Tables outside a schema, the system's aside, that this transaction has locked for more than reading.
-SELECT DISTINCT format('%%I.%%I', n.nspname, c.relname)
+-- Tables and sequences outside a schema, the system's aside, that this transaction has locked for more than reading.
+SELECT DISTINCT format('%%I.%%I', n.nspname, c.relname), c.relkind = 'S'
   FROM pg_locks l
   JOIN pg_class c ON c.oid = l.relation
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -344,10 +344,11 @@ SELECT CASE c.relkind WHEN 'S' THEN 'USAGE, UPDATE ON SEQUENCE' ELSE 'INSERT, UP
  ORDER BY 2, 3;
 
 -- name: sequences_elsewhere
--- The sequences outside a schema, where we are a superuser, whom no missing right keeps from moving them.
+-- The sequences outside a schema whose place we may read: no missing right keeps a superuser from moving one, nor a
+-- function that has its owner's rights.
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'S' AND n.nspname !~ '^pg_' AND n.nspname <> %(schema)s
-   AND (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+   AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
  ORDER BY 1, 2;
 
 -- name: way_back_of_sequence

@@ -30,6 +30,20 @@ SELECT w.pid, coalesce(w.usename, '?')::text, extract(epoch FROM clock_timestamp
  WHERE w.datname = current_database() AND w.wait_event_type = 'Lock'
  ORDER BY 3 DESC;
 
+-- name: exclusive_holders
+-- Other sessions of this database that keep even readers out of tables, longest transaction first.
+SELECT a.pid, coalesce(a.usename, '?')::text, extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
+       coalesce(a.state, 'background'), coalesce(regexp_replace(left(a.query, 80), '\s+', ' ', 'g'), ''),
+       string_agg(DISTINCT c.relname::text, ', ' ORDER BY c.relname::text)
+  FROM pg_locks l
+  JOIN pg_stat_activity a ON a.pid = l.pid
+  JOIN pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'm') AND c.relnamespace <> 'pg_catalog'::regnamespace
+ WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted AND a.datname = current_database()
+   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+   AND a.pid <> pg_backend_pid()
+ GROUP BY 1, 2, 3, 4, 5
+ ORDER BY 3 DESC NULLS LAST;
+
 -- name: idle_transactions
 -- Sessions of this database that did nothing in an open transaction for at least so many seconds.
 SELECT pid, coalesce(usename, '?')::text, extract(epoch FROM clock_timestamp() - state_change)::float8,

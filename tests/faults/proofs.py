@@ -72,3 +72,10 @@ def _written(conn: Connection) -> set[str]:
         table = Identifier(schema, "code_embeddings")
         found |= {row[0] for row in conn.execute(SQL("SELECT file_path FROM {}").format(table))}
     return found
+
+
+def unfinished(conn: Connection) -> int:
+    """Operations that never said how they ended."""
+    row = conn.execute("SELECT count(*) FROM kg_ops.operation WHERE state = 'running'").fetchone()
+    assert row
+    return int(row[0])

@@ -13,7 +13,7 @@ from flows.cli.release import show_approval, show_approvals
 from tasks.core.documents import WaitingDocument
 from tasks.core.errors import MigrationFailed, Refused, UsageError
 from tasks.core.operations.plan import make_plan
-from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.postgres.connections import Connection
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting

@@ -13,7 +13,10 @@ from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import find
 from tasks.core.errors import OpsError, RehearsalFailed
-from tasks.core.operations.rehearsal import Rehearsed, rehearse, rehearse_on
+from tasks.core.operations.outlook import outlook
+from tasks.core.operations.rehearsal import rehearse, rehearse_on
+from tasks.core.operations.rehearsed import Rehearsed
+from tasks.core.operations.rights import Stand
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.migrations import Migration, load_migrations
@@ -79,6 +82,42 @@ def test_rows_that_it_changes_are_told_by_whatever_way_it_does(
     assert found.changed == {"code_embeddings": {"updated": 1, "deleted": 3}, "code_relationships": {"deleted": 3}}
     assert "; rows: code_embeddings 1 updated, 3 deleted; code_relationships 3 deleted" in str(found)
     assert json.loads(json.dumps(found.to_detail()))["changed"]["code_relationships"] == {"deleted": 3}
+
+
+@pytest.mark.parametrize(
+    ("lead", "up", "changed", "said"),
+    [
+        (
+            "",
+            "INSERT INTO code_relationships SELECT 1000, 'a', 'b', 'c'; TRUNCATE code_relationships;"
+            " INSERT INTO code_relationships SELECT 1000, 'a', 'b', 'c';",
+            {"code_relationships": {"inserted": 1, "removed": 7}},
+            "; rows: code_relationships 1 inserted, 7 removed;",
+        ),
+        ("", "DROP TABLE code_relationships;", {"code_relationships": {"dropped": 7}}, "code_relationships 7 dropped"),
+        (
+            "-- migrate: no-transaction\n",
+            "DELETE FROM code_relationships WHERE id <= 2; UPDATE code_relationships SET strength = 2;",
+            {"code_relationships": {"removed": 2}},
+            "; rows: code_relationships 2 removed (by their number: updates are not counted outside a transaction)",
+        ),
+        ("-- migrate: no-transaction\n", "VACUUM code_patterns;", {}, "; rows: none more or fewer (by their number: "),
+        (
+            "-- migrate: no-transaction\n",
+            "CREATE INDEX CONCURRENTLY new_idx ON code_patterns (language);",
+            {},
+            "; with",
+        ),
+    ],
+    ids=["truncated", "dropped", "by itself", "by itself, none", "an index"],
+)
+def test_rows_that_no_counter_has_are_told_by_their_number(
+    settings: Settings, conn: Connection, tmp_path: Path, lead: str, up: str, changed: object, said: str
+) -> None:
+    deploy_graph(conn, settings)
+    ahead = ahead_of(settings, tmp_path, f"{lead}-- migrate: irreversible\n{up}", None)
+    [found] = rehearse(conn, ahead, pending(ahead), {}, Stand("me"))
+    assert (found.changed, said in str(found)) == (changed, True), str(found)
 
 
 def test_a_migration_that_fails_up(settings: Settings, conn: Connection, tmp_path: Path) -> None:
@@ -166,3 +205,24 @@ def test_in_a_drill_the_target_is_not_touched_and_the_proof_stands(
             *rehearse_on(scratch, failing, pending(failing), proof.tables)] and None)  # fmt: skip
     assert find(open_store(settings), "dev").id == backup.id
     assert state(conn) == before
+
+
+def test_what_the_whole_server_would_feel_is_not_rehearsed_on_a_server_that_others_use(
+    settings: Settings, conn: Connection, tmp_path: Path
+) -> None:
+    deploy_graph(conn, settings)
+    assert settings.address
+    ahead = ahead_of(settings, tmp_path, "CREATE ROLE kg_rehearsed_role;", "DROP ROLE kg_rehearsed_role;")
+    shared = ahead.model_copy(update={"scratch": settings.address.database("postgres")})
+    assert "CREATE ROLE (002_change_something.up.sql:1) would change" in outlook(shared).measured.where
+    backup = back_up(shared)
+    with pytest.raises(RehearsalFailed, match="not rehearsed: CREATE ROLE") as refused:
+        drill(shared, backup, lambda scratch, proof: [
+            *rehearse_on(scratch, shared, pending(shared), proof.tables)] and None)  # fmt: skip
+    assert "the database was not touched; do that by hand" in (refused.value.hint or "")
+    assert [each.rule for each in outlook(ahead).linted.hazards["002"]] == ["cluster-wide"]
+    rehearsed: list[Rehearsed] = []
+    drill(ahead, backup, lambda scratch, proof: rehearsed.extend(
+        rehearse_on(scratch, ahead, pending(ahead), proof.tables)))  # fmt: skip
+    assert len(rehearsed) == 1, "in a cluster of our own it harms nobody"
+    assert conn.execute("SELECT FROM pg_roles WHERE rolname = 'kg_rehearsed_role'").fetchall() == []

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from tasks.core.addresses import Address
 from tasks.core.backup.dump import back_up
-from tasks.core.errors import DatabaseError, MigrationFailed, OpsError
+from tasks.core.errors import ConnectionFailed, DatabaseError, MigrationFailed, OpsError, PrivilegeMissing
 from tasks.core.operations.plan import preview
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema.check import check
@@ -95,9 +96,9 @@ def test_a_migration_may_grant_on_kg_ops_and_speak_of_it(ours: Settings, conn: C
         (f"SET search_path = pg_catalog; {ADDS}", 'relation "code_patterns" does not exist'),
         (f"{ADDS} SET ROLE pg_monitor;", "permission denied for schema kg_ops"),
         (
-            f"{ADDS} SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
-            " WHERE current_schema() = 'public' AND datname = current_database()"
-            " AND application_name = 'kg deploy lock';",
+            f"{ADDS} DO $$ BEGIN EXECUTE 'SELECT pg_terminate' || '_backend(pid, 1000) FROM pg_stat_activity"
+            " WHERE current_schema() = ''public'' AND datname = current_database()"
+            " AND application_name = ''kg deploy lock'''; END $$;",
             "lost its lock",
         ),
     ],
@@ -139,6 +140,10 @@ def test_whoever_holds_a_table_for_himself_is_not_waited_for_long(ours: Settings
         holder.execute("LOCK TABLE code_embeddings IN ACCESS EXCLUSIVE MODE")
         for look in (check, verify):
             assert "lock timeout" in failures(look(ours))
+        said = next(one for one in check(ours).checks if one.name == "locks")
+        assert f"pid {holder.info.backend_pid} ({database.user}, idle in transaction: LOCK TABLE" in said.detail
+        assert "keeps everybody out of code_embeddings for" in said.detail
+        assert said.remedy == f"SELECT pg_terminate_backend({holder.info.backend_pid}) ends that one"
         assert preview(ours).nothing_pending
         with pytest.raises(OpsError) as failed:
             back_up(ours)
@@ -178,6 +183,62 @@ def test_no_connection_left_is_said_and_leaves_nothing_half_done(
     assert conn.execute("SELECT FROM kg_ops.operation WHERE state = 'running'").fetchall() == []
     assert conn.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall() == []
     assert back_up(limited(-1)).manifest.tables
+
+
+def test_a_server_without_a_connection_left_is_said_and_nothing_is_half_done(
+    ours: Settings, conn: Connection, database: Address, tmp_path: Path
+) -> None:
+    """Everybody's, not the role's own: an application's pool has taken all of max_connections."""
+    before = state(ours)
+    second(ours, ADDS)
+    with ExitStack() as pool:
+        with suppress(ConnectionFailed):
+            while True:
+                pool.enter_context(connect(database, purpose="pool"))
+        for work in (deploy, recovered, verify, back_up):
+            with pytest.raises(DatabaseError, match="has no connection left") as refused:
+                work(ours)
+            assert_clear(refused.value)
+    assert conn.execute("SELECT FROM kg_ops.operation WHERE state = 'running'").fetchall() == []
+    assert state(ours) == before
+    deploy(ours, drilled=False)
+    assert known(conn) == [("001", True), ("002", True)]
+
+
+@pytest.fixture
+def theirs(conn: Connection, ours: Settings, database: Address) -> Iterator[Settings]:
+    """The owner of our tables and of the database; kg_ops and what is in it stays another's."""
+    name = f"owner_{os.getpid()}"
+    role, owner = Identifier(name), Identifier(database.user)
+    conn.execute(SQL("CREATE ROLE {} LOGIN PASSWORD 'plain'").format(role))
+    conn.execute(SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(database.dbname), role))
+    conn.execute(SQL("GRANT ALL ON SCHEMA public TO {}").format(role))
+    for table in ("code_embeddings", "code_patterns", "code_relationships", "embedding_cache_stats"):
+        conn.execute(SQL("ALTER TABLE {} OWNER TO {}").format(Identifier(table), role))
+    conn.execute(SQL("ALTER FUNCTION knowledge_graph_set_updated_at() OWNER TO {}").format(role))
+    yield ours.model_copy(
+        update={"address": database.model_copy(update={"user": name, "password": SecretStr("plain")})}
+    )
+    conn.execute(SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(database.dbname), owner))
+    conn.execute(SQL("REASSIGN OWNED BY {0} TO {1}; DROP OWNED BY {0}; DROP ROLE {0}").format(role, owner))
+
+
+def test_a_kg_ops_of_another_role_is_said_with_the_administrators_statement(theirs: Settings, conn: Connection) -> None:
+    second(theirs, ADDS)
+    for work in (deploy, recovered):
+        with pytest.raises(PrivilegeMissing, match="kg_ops") as refused:
+            work(theirs)
+        assert_clear(refused.value)
+        assert "kg_ops" in (refused.value.hint or "")
+    said = next(one for one in check(theirs).checks if one.name == "privileges")
+    assert (said.status, "ALTER SCHEMA kg_ops OWNER TO" in said.remedy) == ("failed", True)
+    assert known(conn) == [("001", True)]
+    name = theirs.address.user if theirs.address else ""
+    conn.execute(SQL("ALTER SCHEMA kg_ops OWNER TO {}").format(Identifier(name)))
+    for (table,) in conn.execute("SELECT tablename::text FROM pg_tables WHERE schemaname = 'kg_ops'").fetchall():
+        conn.execute(SQL("ALTER TABLE {} OWNER TO {}").format(Identifier("kg_ops", table), Identifier(name)))
+    deploy(theirs, drilled=False)
+    assert known(conn) == [("001", True), ("002", True)]
 
 
 @pytest.fixture

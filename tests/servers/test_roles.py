@@ -18,7 +18,8 @@ from tasks.core.backup.dump import back_up
 from tasks.core.backup.manifest import Proof
 from tasks.core.errors import PrivilegeMissing, RehearsalFailed
 from tasks.core.operations.plan import preview
-from tasks.core.operations.rehearsal import Rehearsed, rehearse_on
+from tasks.core.operations.rehearsal import rehearse_on
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.scratch import Scratch
 from tasks.core.schema import ledger

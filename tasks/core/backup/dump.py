@@ -45,6 +45,7 @@ from tasks.core.progress import size as in_words
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.expected import expected_catalogs
+from tasks.core.schema.known import known
 from tasks.core.schema.migrations import load_migrations
 from tasks.core.settings import Settings
 from tasks.core.store.base import open_store
@@ -125,9 +126,7 @@ def our_names(conn: Connection, settings: Settings) -> tuple[str, ...]:
     """
     if vector_extension(conn).installed is None:
         return ()  # without the type there can be no table of ours, nor can its expected form be made
-    known = {entry.revision for entry in ledger.history(conn)}
-    files = load_migrations(settings.migrations)
-    migrations = [each for each in files if each.revision in known] or files[:1]
+    migrations = known(conn, settings.migrations) or load_migrations(settings.migrations)[:1]
     expected = expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
     return tuple(sorted(expected.scope))
 

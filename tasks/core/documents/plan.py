@@ -93,6 +93,7 @@ class PlanDocument(Document):
     gates: tuple[CheckItem, ...] = Field(description="What must be proved before it may run; each with its command")
     linter: str = Field(description="Who looked for hazards, or why nobody did")
     locks: str = Field(description="Where the locks were measured, or why they were not")
+    rehearsal: str = Field(description="Where the deploy tries it first, and with whose rights")
 
     @classmethod
     def of(cls, outlook: Outlook) -> Self:
@@ -111,4 +112,5 @@ class PlanDocument(Document):
             gates=tuple(map(CheckItem.of, outlook.gates)),
             linter=outlook.linted.linter if plan.pending else "nothing to look at",
             locks=outlook.measured.where or "nothing to measure",
+            rehearsal=outlook.rehearsal if plan.pending else "nothing to rehearse",
         )

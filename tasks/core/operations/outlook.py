@@ -9,6 +9,7 @@ from sql import query
 from tasks.core.operations.gates import never_proved, proof_gate, staging_gate
 from tasks.core.operations.plan import DeployPlan, make_plan
 from tasks.core.operations.rehearsal import Measured, measure_locks
+from tasks.core.operations.rights import rights_of, whose
 from tasks.core.postgres.connections import Connection, connect, describe, target
 from tasks.core.schema import ledger
 from tasks.core.schema.hazards import Linted, lint
@@ -19,13 +20,16 @@ from tasks.core.settings import Settings
 
 @dataclass(frozen=True)
 class Outlook:
-    """The plan, its hazards and locks by revision, and how its gates stand now. `rows`: the planner's estimates."""
+    """The plan, its hazards and locks by revision, and how its gates stand now. `rows`: the planner's estimates;
+    `rehearsal`: where the deploy tries it first, and with whose rights.
+    """
 
     plan: DeployPlan
     linted: Linted
     measured: Measured
     gates: tuple[CheckResult, ...]
     rows: Mapping[str, int]
+    rehearsal: str
 
 
 def outlook(settings: Settings) -> Outlook:
@@ -39,9 +43,18 @@ def outlook(settings: Settings) -> Outlook:
         )
         done = {entry.revision for entry in ledger.entries(conn)} | {one.revision for one in plan.adopted}
         rows = _rows(conn, settings.database.schema_name)
+        rehearsal = _rehearsal(conn, settings)
     applied = [migration for migration in load_migrations(settings.migrations) if migration.revision in done]
     measured = Measured("", {}) if not plan.pending else measure_locks(settings, server, applied, plan.pending)
-    return Outlook(plan, lint(plan.pending, server.major), measured, _as_deployed(settings, gates), rows)
+    linted = lint(plan.pending, server.major)
+    return Outlook(plan, linted, measured, _as_deployed(settings, gates), rows, rehearsal)
+
+
+def _rehearsal(conn: Connection, settings: Settings) -> str:
+    if not (settings.deploy.backup and settings.deploy.drill):
+        return f"none: a deploy to {settings.environment} restores no copy to try it on"
+    elsewhere = settings.scratch.user if settings.scratch else ""
+    return f"on a restored copy, with the rights of {whose(rights_of(conn), elsewhere)}"
 
 
 def _as_deployed(settings: Settings, gates: tuple[CheckResult, ...]) -> tuple[CheckResult, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from tasks.core.schema import ledger
 from tasks.core.schema.adoption import judge
 from tasks.core.schema.catalog import read_catalog
 from tasks.core.schema.expected import Expected, expected_catalogs, scope_of
+from tasks.core.schema.known import known
 from tasks.core.schema.matching import RELATIONS
 from tasks.core.schema.migrations import Migration, load_migrations
 from tasks.core.settings import Environment, Settings
@@ -100,12 +101,11 @@ def expected_of(conn: Connection, settings: Settings) -> Expected:
     return expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
 
 
-def known_expected(conn: Connection, settings: Settings) -> Expected:
-    """As expected_of, of the revisions in the ledger only (also those reverted since). A file that is only pending may
-    be half-written, and must not bar the way back; and a table that happens to bear a name in it is not ours.
+def known_expected(conn: Connection, settings: Settings, *, begun: Collection[str] = ()) -> Expected:
+    """As expected_of, of the revisions in the ledger (also those reverted since) and those `begun` only: a file that is
+    merely pending must not bar the way back, and a table that happens to bear a name in it is not ours.
     """
-    known = {entry.revision for entry in ledger.history(conn)}
-    migrations = [each for each in load_migrations(settings.migrations) if each.revision in known]
+    migrations = known(conn, settings.migrations, begun=begun)
     return expected_catalogs(conn, migrations, settings.database.schema_name, cache=settings.home / "cache")
 
 

@@ -22,7 +22,7 @@ from tasks.core.operations import journal
 from tasks.core.operations.migrate import our_fingerprint
 from tasks.core.operations.missing import require_rows
 from tasks.core.operations.operation import Operation
-from tasks.core.operations.plan import expected_of, known_expected
+from tasks.core.operations.plan import known_expected
 from tasks.core.operations.rollback import Request, revert_entries, roll_back, run_down
 from tasks.core.operations.tidy import drop_leftovers
 from tasks.core.postgres.connections import Connection
@@ -32,8 +32,11 @@ from tasks.core.schema.adoption import without_tolerated
 from tasks.core.schema.catalog import read_catalog
 from tasks.core.schema.compare import compare
 from tasks.core.schema.expected import Expected
-from tasks.core.schema.migrations import Migration, apply, load_migrations
+from tasks.core.schema.known import readable
+from tasks.core.schema.migrations import Migration, apply
 from tasks.core.schema.verify import Report, expectation, verify
+
+_LOST = "it was begun, and its file cannot be used now: {}; bring back the file as it was, and run kg recover again"
 
 What = Literal["finished", "undone", "rolled-back", "verified", "dropped", "reported"]
 
@@ -85,10 +88,7 @@ def settle(operation: Operation) -> tuple[Action, ...]:
     """All but verifying: afterwards the schema is the ledger's revision, and nothing of ours is left lying about."""
     with operation.session("recover") as conn:
         actions = [Action(*found) for found in drop_leftovers(operation, conn)]
-        if half_run := _half_run(operation, conn):
-            # Of all files: the ledger does not know a revision whose script did not come to its end.
-            expected = expected_of(conn, operation.settings)
-            actions += _half_run_scripts(operation, conn, expected, half_run)
+        actions += _settle_scripts(operation, conn)
         for dead in operation.abandoned:
             actions += _half_done_revisions(operation, conn, dead)
     for action in actions:
@@ -102,19 +102,42 @@ def close(operation: Operation) -> None:
         journal.abandon(operation.conn, dead.id)
 
 
-def _half_run(operation: Operation, conn: Connection) -> list[tuple[Migration, str]]:
-    """Scripts outside a transaction that did not come to their end, with their way: what they did is in no ledger."""
-    files = {each.revision: each for each in load_migrations(operation.settings.migrations)}
-    applied = {entry.revision for entry in ledger.entries(conn)}
-    found = []
+def _settle_scripts(operation: Operation, conn: Connection) -> list[Action]:
+    """What a script outside a transaction left half-done."""
+    half_run, lost = _half_run(operation, conn)
+    begun = [migration.revision for migration, _ in half_run]
+    if not (begun or lost):
+        return []
+    try:
+        # Of those too: the ledger does not know a revision whose script did not come to its end.
+        expected = known_expected(conn, operation.settings, begun=begun)
+    except MigrationFailed as edited:
+        lost += [(revision, edited.message) for revision in begun]
+        expected, half_run = known_expected(conn, operation.settings), []
+    actions = list(_half_run_scripts(operation, conn, expected, half_run))
+    if lost and not _as_the_ledger_says(operation, conn, expected):
+        actions += [Action("reported", f"migration {revision}", _LOST.format(why)) for revision, why in lost]
+    return actions
+
+
+def _half_run(operation: Operation, conn: Connection) -> tuple[list[tuple[Migration, str]], list[tuple[str, str]]]:
+    """Scripts outside a transaction that did not come to their end, with their way: what they did is in no ledger.
+    Then the revisions that were begun and whose file is refused now, with the reason: nobody knows what they were.
+    """
+    entries = ledger.entries(conn)
+    readable_files, refused = readable(operation.settings.migrations, entries)
+    files, applied = {each.revision: each for each in readable_files}, {entry.revision for entry in entries}
+    found, lost = [], []
     for revision, way, state in conn.execute(query("latest_scripts")).fetchall():
         migration = files.get(revision)
-        script = migration and (migration.up_script if way == "apply" else migration.down_script)
-        if migration is None or script is None or script.transactional or state == "done":
+        if state == "done" or (way == "apply") is (revision in applied):
             continue
-        if (way == "apply") is not (revision in applied):
+        if migration is None and refused:
+            lost.append((revision, refused))
+        script = migration and (migration.up_script if way == "apply" else migration.down_script)
+        if migration and script and not script.transactional:
             found.append((migration, way))
-    return found
+    return found, lost
 
 
 def _half_run_scripts(
@@ -225,5 +248,5 @@ def _as_the_ledger_says(operation: Operation, conn: Connection, expected: Expect
     actual = read_catalog(conn, settings.database.schema_name, expected.scope)
     if not entries:
         return not compare(expected.catalogs[""], actual)
-    wanted = expectation(conn, settings, load_migrations(settings.migrations), entries)
+    wanted = expectation(conn, settings, readable(settings.migrations, entries)[0], entries)
     return not without_tolerated(compare(wanted.catalog, actual), wanted.tolerated)

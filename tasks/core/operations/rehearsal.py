@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from psycopg.errors import InsufficientPrivilege
 
 from tasks.core.errors import MigrationFailed, OpsError, PrivilegeMissing, RehearsalFailed
 from tasks.core.operations.census import Census, census, lost
+from tasks.core.operations.rehearsed import Rehearsed, changes
 from tasks.core.operations.rights import Stand, stand_on
+from tasks.core.operations.stakes import count_rows, tables_of
 from tasks.core.postgres.connections import Connection, Server, connect
 from tasks.core.postgres.scratch import Scratch, scratch_database
 from tasks.core.progress import note, track
@@ -22,48 +23,11 @@ from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.compare import compare, failures
 from tasks.core.schema.expected import Expected, expected_catalogs
 from tasks.core.schema.migrations import Migration, apply, load_migrations, revert
-from tasks.core.schema.observing import Lock, Observed, Watch
+from tasks.core.schema.observing import Observed, Watch
+from tasks.core.schema.reach import cluster_wide
 from tasks.core.settings import DatabaseSettings, Settings
 
 _OUR_OWN = Stand()
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """One migration on the copy. Seconds of its way up, and of its way down (None: it has none, or one above has none).
-
-    `rows` of the tables that it locks, as they are in the copy. `rights`: whose it was tried with. `changed`:
-    rows inserted, updated and deleted by its way up, by table that was there before.
-    """
-
-    revision: str
-    name: str
-    up_seconds: float
-    down_seconds: float | None
-    statements: tuple[Observed, ...]
-    rows: Mapping[str, int]
-    rights: str = ""
-    changed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-    def to_detail(self) -> dict[str, Any]:
-        """For the operation's row in the journal; `said` is what people read of it later."""
-        return {**asdict(self), "said": str(self)}
-
-    def __str__(self) -> str:
-        found = [lock for each in self.statements for lock in each.locks]
-        locks = {lock.table: lock.mode for lock in sorted(found, key=Lock.strength)}  # the strongest stays
-        held = ", ".join(f"{mode} on {table} ({self.rows.get(table, 0):,} rows)" for table, mode in locks.items())
-        down = "no way down" if self.down_seconds is None else f"down {self.down_seconds:.2f} s"
-        said = f"rehearsed {self.revision} {self.name}: up {self.up_seconds:.2f} s, {down}"
-        rights = f"; with the rights of {self.rights}" if self.rights else ""
-        return f"{said}; locks: {held or 'none of ours'}{self._rows_changed()}{rights}"
-
-    def _rows_changed(self) -> str:
-        each = (
-            f"{table} {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}"
-            for table, kinds in self.changed.items()
-        )
-        return f"; rows: {'; '.join(each)}" if self.changed else ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +44,12 @@ def rehearse_on(
     """`rehearse` in the restored copy that a drill has made, with the rights of the target's role; `counted` are the
     rows in it, as its proof has them.
     """
+    if reaching := _beyond(settings, pending):
+        raise RehearsalFailed(
+            f"not rehearsed: {reaching}",
+            hint="the database was not touched; do that by hand and take it out of the migration, or leave "
+            "KG_SCRATCH_URL out",
+        )
     rows = {label.replace('"', ""): count for label, count in counted.items()}
     address, stand = stand_on(scratch, settings)
     with connect(address, purpose="rehearsal", database=settings.database) as conn:
@@ -107,7 +77,10 @@ def rehearse(
     for migration in pending:
         counted = {} if migration.irreversible else census(conn, schema, expected, migration.revision)
         before[migration.revision] = (_fingerprint(conn, schema, expected), counted)
+        held = _our_rows(conn, schema, expected, migration)
         ups[migration.revision] = _up(conn, settings.database, migration, stand)
+        watch = ups[migration.revision][1]
+        watch.changed = changes(held, _our_rows(conn, schema, expected, migration), watch.changed)
     newest = pending[-1]
     _refuse_differences(newest, known, _differences(conn, schema, expected, newest.revision))
     downs = _down_all(conn, settings.database, pending, before, expected, stand)
@@ -125,7 +98,8 @@ def _rehearsed(
 ) -> Rehearsed:
     found = tuple(watch.statements)
     held = _rows_of(schema, found, rows)
-    return Rehearsed(one.revision, one.name, seconds, down, found, held, str(stand), watch.changed)
+    counted = one.transactional or all(each.concurrent for each in one.up_script.statements)
+    return Rehearsed(one.revision, one.name, seconds, down, found, held, str(stand), watch.changed, counted)
 
 
 def measure_locks(
@@ -136,6 +110,8 @@ def measure_locks(
     """
     statements: dict[str, tuple[Observed, ...]] = {}
     where = "locks were not measured"
+    if reaching := _beyond(settings, [*applied, *pending]):
+        return Measured(f"{where}: {reaching}", statements)
     try:
         with scratch_database(settings, like=server) as scratch, connect(scratch.address, purpose="plan") as conn:
             where = f"measured on an empty scratch database, PostgreSQL {scratch.server.version}"
@@ -149,6 +125,20 @@ def measure_locks(
     except OpsError as error:
         return Measured(f"{where}: {error.message}", statements)
     return Measured(where, statements)
+
+
+def _beyond(settings: Settings, migrations: Sequence[Migration]) -> str:
+    """On a server that others use too, what a migration does to the whole of it would be done for good."""
+    if settings.scratch is None:
+        return ""
+    found = [
+        f"{what} ({one.up.name}:{statement.line}) would change the whole of KG_SCRATCH_URL's server"
+        for one in migrations
+        for script in (one.up_script, one.down_script)
+        if script
+        for statement, what in cluster_wide(script.statements)
+    ]
+    return "; ".join(found)
 
 
 def _in_scratch(conn: Connection, database: DatabaseSettings) -> DatabaseSettings:
@@ -229,6 +219,11 @@ def _refuse_differences(newest: Migration, known: Mapping[str, str], found: Mapp
             f"on the restored copy {newest.label} does not make what the migrations make: {'; '.join(made)}",
             hint="the database was not touched; mend the migration",
         )
+
+
+def _our_rows(conn: Connection, schema: str, expected: Expected, migration: Migration) -> dict[str, int]:
+    """Of the tables that were there before it, where they still are."""
+    return count_rows(conn, schema, sorted(tables_of(expected.catalogs[_before(expected, migration)])))
 
 
 def _before(expected: Expected, migration: Migration) -> str:

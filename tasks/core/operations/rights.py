@@ -104,7 +104,7 @@ def stand_on(scratch: Scratch, settings: Settings) -> tuple[Address, Stand]:
     with connect(target(settings), purpose="rehearsal", database=settings.database) as conn:
         rights = rights_of(conn)
     if not scratch.own:
-        return scratch.address, Stand(f"{scratch.server.role} on KG_SCRATCH_URL's server, not of {rights}")
+        return scratch.address, Stand(whose(rights, scratch.server.role))
     password = SecretStr(secrets.token_urlsafe(24))
     with connect(scratch.address, purpose="scratch") as conn, database_errors("making the target's role on the copy"):
         _make_roles(conn, rights, password)
@@ -113,6 +113,11 @@ def stand_on(scratch: Scratch, settings: Settings) -> tuple[Address, Stand]:
     address = scratch.address.model_copy(update={"user": rights.role, "password": password})
     lend = partial(_lending, scratch.address, rights.role) if rights.database["lends"] else None
     return address, Stand(str(rights), lend)
+
+
+def whose(rights: Rights, elsewhere: str = "") -> str:
+    """With whose rights a rehearsal goes; `elsewhere`: whose login on KG_SCRATCH_URL's server it has to take."""
+    return f"{elsewhere} on KG_SCRATCH_URL's server, not of {rights}" if elsewhere else str(rights)
 
 
 @contextmanager

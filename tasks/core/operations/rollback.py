@@ -32,7 +32,8 @@ from tasks.core.progress import note, track
 from tasks.core.schema import ledger
 from tasks.core.schema.execution import Callback
 from tasks.core.schema.expected import Expected
-from tasks.core.schema.migrations import Migration, load_migrations, revert
+from tasks.core.schema.known import readable
+from tasks.core.schema.migrations import Migration, revert
 from tasks.core.schema.scripts import concurrent_indexes
 from tasks.core.store.base import open_store
 
@@ -118,7 +119,7 @@ def revert_entries(
     Raises RollbackFailed with nothing changed where one of them cannot be reverted, or rows would go without `yes`;
     one whose script fails names those that went before it.
     """
-    files = {migration.revision: migration for migration in load_migrations(operation.settings.migrations)}
+    files = {migration.revision: migration for migration in readable(operation.settings.migrations, entries)[0]}
     migrations = [revertible(entry, files) for entry in reversed(entries)]
     for migration in migrations:  # all of them before the first: each is a transaction of its own
         _refuse_loss(operation, conn, migration, expected, yes)

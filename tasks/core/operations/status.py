@@ -26,7 +26,7 @@ from tasks.core.postgres.connections import Connection, connect, database_errors
 from tasks.core.release.approvals import open_plans
 from tasks.core.release.windows import has_windows, next_window
 from tasks.core.schema import ledger
-from tasks.core.schema.migrations import load_migrations
+from tasks.core.schema.known import readable
 from tasks.core.settings import Environment, Settings, load_settings
 from tasks.core.store.base import open_store
 
@@ -112,11 +112,15 @@ def _looked(settings: Settings) -> EnvironmentStatus:
 
 def _see(conn: Connection, settings: Settings) -> _Seen:
     entries = ledger.entries(conn)
+    migrations, refused = readable(settings.migrations, entries)
     mine = identity_of(conn)
     stored = backups(open_store(settings), settings.environment)
     return _Seen(
         entries=entries,
-        pending=tuple(each.label for each in ledger.pending(load_migrations(settings.migrations), entries)),
+        pending=(
+            *(each.label for each in ledger.pending(migrations, entries)),
+            *([f"one that is refused ({refused})"] if refused else []),
+        ),
         backups=tuple(each for each in stored if each.manifest.database.is_same(mine)),
         running=_running(conn) if ledger.exists(conn) else (),
         waiting=tuple(

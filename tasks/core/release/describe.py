@@ -9,7 +9,7 @@ from datetime import datetime
 from tasks.core.backup.manifest import Backup
 from tasks.core.markdown import block, code, inline
 from tasks.core.operations.plan import DeployPlan
-from tasks.core.operations.rehearsal import Rehearsed
+from tasks.core.operations.rehearsed import Rehearsed
 from tasks.core.release.prediction import Prediction
 from tasks.core.release.windows import Opening
 from tasks.core.schema.hazards import Linted

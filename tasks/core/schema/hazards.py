@@ -11,6 +11,7 @@ from pathlib import Path
 from tasks.core import commands
 from tasks.core.errors import CommandFailed
 from tasks.core.schema.migrations import Migration
+from tasks.core.schema.reach import cluster_wide
 
 _TIMEOUT = 30.0  # seconds; it takes milliseconds
 
@@ -50,15 +51,30 @@ def lint(migrations: Sequence[Migration], major: int) -> Linted:
     """The hazards of the up scripts by revision, on a server of that major. A linter that is not there, or fails, is a
     word in `linter`, not an error: the plan holds without it.
     """
+    ours = {one.revision: _reaching(one) for one in migrations}
     program = _program()
     if program is None:
-        return Linted("hazards were not looked for: squawk is not installed here (pip install squawk-cli)", {})
+        return Linted("hazards were not looked for: squawk is not installed here (pip install squawk-cli)", ours)
     try:
         version = commands.run([program, "--version"], timeout=_TIMEOUT).stdout.strip()
-        found = {one.revision: _hazards(program, one, major) for one in migrations}
+        found = {one.revision: (*ours[one.revision], *_hazards(program, one, major)) for one in migrations}
     except (CommandFailed, ValueError, KeyError) as error:
-        return Linted(f"hazards were not looked for: {error}", {})
+        return Linted(f"hazards were not looked for: {error}", ours)
     return Linted(version, found)
+
+
+def _reaching(migration: Migration) -> tuple[Hazard, ...]:
+    """What no linter of tables knows: the change that every database of the server feels."""
+    return tuple(
+        Hazard(
+            line=statement.line,
+            column=statement.column,
+            rule="cluster-wide",
+            message=f"{what} changes the whole server, every other database on it too; no backup of this one holds it.",
+            remedy="Do it by hand, before the deploy.",
+        )
+        for statement, what in cluster_wide(migration.up_script.statements)
+    )
 
 
 def squawk_argv(program: Path, migration: Migration, major: int) -> list[str | Path]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,17 +69,43 @@ def load_migrations(folder: Path) -> tuple[Migration, ...]:
     """
     if not folder.is_dir():
         raise OpsError(f"{folder} is not a folder of migrations", hint="KG_MIGRATIONS names it where it is another")
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.glob("*.sql")):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
+    paths = sorted(folder.glob("*.sql"))
+    for path in paths:
+        if not _FILE.fullmatch(path.name):
             raise OpsError(
                 f"{path.name} is not named like a migration",
                 hint="name it 002_add_something.up.sql, with 002_add_something.down.sql beside it",
             )
-        found.setdefault(f"{match['revision']}_{match['name']}", {})[match["way"]] = path
+    found = _by_label(paths)
     _refuse_duplicates(found)
     return tuple(sorted((_migration(label, ways) for label, ways in found.items()), key=_order))
+
+
+def readable_migrations(folder: Path, needed: Collection[str]) -> tuple[tuple[Migration, ...], str]:
+    """As load_migrations, for whoever looks or goes back: a file that is merely pending must hinder neither. What is
+    refused, and not among `needed` (labels like "001_first"), is left out; with the first reason, or "".
+
+    Raises what load_migrations raises for the `needed` ones, and for a missing folder.
+    """
+    try:
+        return load_migrations(folder), ""
+    except OpsError as refused:
+        if not folder.is_dir():
+            raise
+        found = _by_label(folder.glob("*.sql"))
+        return tuple(sorted(_readable(found, needed), key=_order)), refused.message
+
+
+def _readable(found: Mapping[str, dict[str, Path]], needed: Collection[str]) -> Iterator[Migration]:
+    taken = {int(label.split("_", 1)[0]) for label in needed}
+    numbers = Counter(int(label.split("_", 1)[0]) for label in found)
+    for label, ways in found.items():
+        number = int(label.split("_", 1)[0])
+        if label in needed:
+            yield _migration(label, ways)
+        elif number not in taken and numbers[number] == 1:
+            with suppress(OpsError):
+                yield _migration(label, ways)
 
 
 def apply(
@@ -117,6 +146,15 @@ def revert(
 def statements(sql: str, name: str = "migration") -> list[Statement]:
     """The statements of `sql`, each with its line; see statements.py for what is refused."""
     return split_statements(sql, name)
+
+
+def _by_label(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
+    """The two files of each migration; what is named otherwise is left out."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(paths):
+        if match := _FILE.fullmatch(path.name):
+            found.setdefault(f"{match['revision']}_{match['name']}", {})[match["way"]] = path
+    return found
 
 
 def _order(migration: Migration) -> int:

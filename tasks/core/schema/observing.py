@@ -67,7 +67,9 @@ class Watch:
     schema: str
     statements: list[Observed] = field(default_factory=list)
     changed: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Rows inserted, updated, deleted by table that was there before; nothing of a script outside a transaction."""
+    """Rows inserted, updated, deleted by table that was there before, as the server counts them: without what TRUNCATE
+    takes away, and nothing of a script outside a transaction.
+    """
     _counted: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _tables: list[int] = field(default_factory=list)
     _seen: set[tuple[str, str]] = field(default_factory=set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psycopg
@@ -60,7 +60,7 @@ def run_in_scratch(conn: Connection, migration: Migration, scratch: str) -> None
         if statement.words[:1] != ("vacuum",):  # cannot run in a transaction, and changes no catalog
             _set(conn, "search_path", f"{guarded}, {path}" if _may_move(statement) else path)
             _execute(conn, migration, statement)
-            foreign = _locked_elsewhere(conn, scratch) - before
+            foreign = {name: kind for name, kind in _locked_elsewhere(conn, scratch).items() if name not in before}
             if foreign:
                 _refuse_moved(conn, scratch, _where(migration, statement), foreign, positions)
                 raise MigrationFailed(
@@ -70,15 +70,21 @@ def run_in_scratch(conn: Connection, migration: Migration, scratch: str) -> None
     _set(conn, "search_path", path)
 
 
-def _refuse_moved(conn: Connection, scratch: str, place: str, foreign: set[str], before: dict[str, str]) -> None:
-    """What the guard did not see of a superuser's must not go unnoticed."""
+def _refuse_moved(
+    conn: Connection, scratch: str, place: str, foreign: Mapping[str, bool], before: dict[str, str]
+) -> None:
+    """What the guard did not see, of a superuser's or of a function with its owner's rights, must not go unnoticed."""
     now = _positions(conn, scratch)
-    moved = sorted(name for name in foreign if now.get(name) != before.get(name))
+    moved = sorted(
+        name
+        for name, is_sequence in foreign.items()
+        if is_sequence and (name not in now or now[name] != before.get(name, now[name]))  # one that is new goes again
+    )
     if moved:
+        back = "; ".join(before.get(name, f"for {name} its owner knows where it stood") for name in moved)
         raise MigrationFailed(
             f"{place}: the sequence {', '.join(moved)} (which no migration made) was moved for good",
-            hint="a migration changes our own tables only; where nobody has used it since, this puts it back: "
-            + "; ".join(before[name] for name in moved),
+            hint=f"a migration changes our own tables only; where nobody has used it since, this puts it back: {back}",
         )
 
 
@@ -88,7 +94,13 @@ def _execute(conn: Connection, migration: Migration, statement: Statement) -> No
         # As bytes: psycopg would look for placeholders in a string.
         conn.execute(_without_concurrently(statement).encode(), binary=True)
     except psycopg.Error as error:
-        if error.sqlstate is None or conn.broken:
+        if conn.broken:
+            raise MigrationFailed(
+                f"{_where(migration, statement)}: the session ended while this ran: {str(error).splitlines()[0]}",
+                hint="it ran in a scratch schema, of which nothing is left; a migration cannot end sessions; where the "
+                "server ended this one, try again",
+            ) from error
+        if error.sqlstate is None:
             raise
         place = _where(migration, statement, int(error.diag.statement_position or 1))
         message = f"{place}: {error.diag.message_primary} ({error.sqlstate}), in a scratch schema"
@@ -147,7 +159,7 @@ def _keep_away(conn: Connection, scratch: str) -> None:
 
 
 def _positions(conn: Connection, scratch: str) -> dict[str, str]:
-    """The statement that puts it where it is, by sequence outside `scratch`; nothing where we could not move one."""
+    """The statement that puts it where it is, by sequence outside `scratch` that we may read."""
     found = conn.execute(query("sequences_elsewhere"), {"schema": scratch}).fetchall()
     read = [
         query("way_back_of_sequence").format(schema=schema, name=name, sequence=Identifier(schema, name))
@@ -182,8 +194,9 @@ def _default_privilege(scratch: str, objects: str, privilege: str, grantable: bo
     )
 
 
-def _locked_elsewhere(conn: Connection, scratch: str) -> set[str]:
-    return {str(row[0]) for row in conn.execute(query("locked_elsewhere"), {"schema": scratch})}
+def _locked_elsewhere(conn: Connection, scratch: str) -> dict[str, bool]:
+    """By name, and whether it is a sequence."""
+    return dict(conn.execute(query("locked_elsewhere"), {"schema": scratch}).fetchall())
 
 
 def _set(conn: Connection, name: str, value: str) -> None:

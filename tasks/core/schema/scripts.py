@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.core.errors import MigrationFailed
+from tasks.core.schema.reach import refuse_reaching
 from tasks.core.schema.statements import Statement, split_statements
 
 IRREVERSIBLE, NO_TRANSACTION = "irreversible", "no-transaction"
@@ -58,6 +59,7 @@ def read_script(path: Path, way: str) -> Script:
     parts = tuple(split_statements(sql, path.name))
     _refuse_transaction_control(parts, path.name)
     _refuse_ours(parts, path.name)
+    refuse_reaching(parts, path.name)
     return Script(path, sql, hashlib.sha256(content).hexdigest(), directives, parts)
 
 

@@ -108,17 +108,27 @@ def _remedies(may: dict[str, Any]) -> list[str]:
 
 
 def check_locks(conn: Connection, patience: Patience) -> CheckResult:
-    """Who waits for whom: a migration's locks would queue behind them. The remedy is for those that wait for nobody."""
-    found = conn.execute(query("waiting_sessions")).fetchall()
-    waiting = [row for row in found if row[2] >= patience.waiting.total_seconds()]
-    if not waiting:
+    """Who waits for whom: a migration's locks would queue behind them; and who keeps a table for himself, though nobody
+    waits for it yet. The remedy is for those that wait for nobody.
+    """
+    found, longest = conn.execute(query("waiting_sessions")).fetchall(), patience.waiting.total_seconds()
+    waiting = [row for row in found if row[2] >= longest]
+    told = {row[3] for row in waiting}
+    holders = conn.execute(query("exclusive_holders")).fetchall()
+    holding = [row for row in holders if (row[2] or 0) >= longest and row[0] not in told]
+    if not (waiting or holding):
         return ok("locks", "no session waits for long" + _blind(conn))
     lines = [
         f"pid {pid} ({user}) has waited {seconds:.0f} s for pid {blocker} ({owner}, {state}: {said})"
         for pid, user, seconds, blocker, owner, state, said in waiting
     ]
+    lines += [
+        f"pid {pid} ({user}, {state}: {said}) keeps everybody out of {tables} for {seconds:.0f} s"
+        for pid, user, seconds, state, said, tables in holding
+    ]
     waiters = {row[0] for row in found}
-    roots = {blocker: state for _, _, _, blocker, _, state, _ in found if blocker not in waiters}
+    roots = {blocker: state for _, _, _, blocker, _, state, _ in found if waiting and blocker not in waiters}
+    roots |= {row[0]: row[3] for row in holding if row[0] not in waiters}
     return failed("locks", "; ".join(lines), "; ".join(_ends(pid, state) for pid, state in roots.items()))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from tasks.core.errors import MigrationFailed
 
@@ -149,9 +148,6 @@ class _Splitter:
         words = tuple(self.words)
         if words[:1] == ("copy",) and "stdin" in words:
             raise self._error(self.start, "COPY FROM STDIN: its rows work in psql only", hint="use INSERT ... VALUES")
-        if words[:1] == ("copy",) and {("from", "program"), ("to", "program")} & set(pairwise(words)):
-            # A plan tries migrations where nothing of them remains; what a program does on the server remains.
-            raise self._error(self.start, "COPY ... PROGRAM in a migration", hint="run the program by itself")
         return Statement(self.sql[self.start : end].rstrip(), line, column, words)
 
     def _place(self, at: int) -> tuple[int, int]:

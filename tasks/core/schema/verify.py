@@ -17,7 +17,8 @@ from tasks.core.schema.chosen import as_expected
 from tasks.core.schema.compare import compare, failures
 from tasks.core.schema.expected import expected_catalogs
 from tasks.core.schema.extension import has_hnsw, known_bugs
-from tasks.core.schema.migrations import Migration, load_migrations
+from tasks.core.schema.known import readable
+from tasks.core.schema.migrations import Migration
 from tasks.core.schema.probes import run_probes, skipped_probes
 from tasks.core.schema.report import CheckResult, Report, failed, ok, run_check
 from tasks.core.schema.vector_checks import check_vector_indexes
@@ -55,8 +56,8 @@ def verify_on(conn: Connection, settings: Settings, *, probes: bool = True) -> R
     if not entries:
         hint = f"deploy it: kg deploy {settings.environment}"
         return Report((failed("revision", f"no revision is applied ({hint})"), check_extension(conn)))
-    migrations = load_migrations(settings.migrations)
-    checks = [run_check("revision", partial(_revision, migrations, entries)), check_extension(conn)]
+    migrations, refused = readable(settings.migrations, entries)
+    checks = [run_check("revision", partial(_revision, migrations, entries, refused)), check_extension(conn)]
     applied = [migration for migration in migrations if migration.revision in {entry.revision for entry in entries}]
     if len(applied) < len(entries):
         return Report(tuple(checks))  # the first of them failed, and says which file is missing
@@ -119,9 +120,10 @@ def check_extension(conn: Connection) -> CheckResult:
     return ok("pgvector", f"{vector.installed} in schema {vector.schema}{bugs}")
 
 
-def _revision(migrations: Sequence[Migration], entries: Sequence[ledger.Entry]) -> CheckResult:
+def _revision(migrations: Sequence[Migration], entries: Sequence[ledger.Entry], refused: str) -> CheckResult:
     pending = ledger.pending(migrations, entries, out_of_order=True)
     waiting = f"; pending: {', '.join(one.label for one in pending)}" if pending else ""
+    waiting += f"; refused, and left out here: {refused}" if refused else ""
     newest = entries[-1]
     how = f"{newest.kind} {newest.applied_at:%Y-%m-%d %H:%M} UTC"
     return ok("revision", f"{newest.revision}_{newest.name}, {how}; the files are those that were applied{waiting}")
