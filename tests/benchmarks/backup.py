@@ -36,7 +36,8 @@ from tasks.core.store.base import open_store
 from tests.integration import vector_data
 from tests.integration.graphs import deploy_graph
 from tests.integration.vector_data import source_texts
-from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
+from tests.s3 import s3_variables
+from tests.seaweed import seaweed
 
 BUCKET = "benchmark"
 COLUMNS = (
@@ -175,10 +176,7 @@ def main() -> int:
         print(f"made in {time.monotonic() - begun:.0f} s", flush=True)
         with seaweed(place) as endpoint:
             env = {
-                "AWS_ENDPOINT_URL_S3": endpoint,
-                "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-                "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-                "AWS_REGION": "us-east-1",
+                **s3_variables(endpoint),
                 "KG_HOME": folder,
                 "KG_STORE_URL": f"s3://{BUCKET}/ours",
                 "SUPABASE_URL": f"postgresql://{address.user}@{address.host}:{address.port}/{address.dbname}",

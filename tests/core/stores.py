@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tasks.core.store.base import Store
 from tasks.core.store.files import FileStore
 from tasks.core.store.s3 import S3Store
 from tests.docker.seaweed import seaweed_container
+from tests.s3 import moto_server, s3_variables
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
 
 STALL = timedelta(seconds=30)
@@ -26,20 +26,15 @@ KEY = "dev/20260101T000000Z-0123abcd/database.dump.zst"
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """s3://bucket/prefix of a bucket of its own on moto."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "contract")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-so-secret-secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for variable, value in s3_variables(moto, "contract", "not-so-secret-secret").items():
+        monkeypatch.setenv(variable, value)
     name = f"b-{uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}/kg"
@@ -92,10 +87,8 @@ def in_container(container_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> st
 
 def _place_on(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """s3://bucket/prefix of an empty place on SeaweedFS."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for variable, value in s3_variables(endpoint).items():
+        monkeypatch.setenv(variable, value)
     return f"s3://contract/t-{uuid4().hex[:8]}/kg"
 
 

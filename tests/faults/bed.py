@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import boto3
-from moto.server import ThreadedMotoServer
 
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
@@ -31,6 +30,7 @@ from tasks.core.store import parts
 from tasks.core.store.base import Store, open_store
 from tests.faults.proxy import Proxy, proxy
 from tests.integration.graphs import deploy_graph, with_section
+from tests.s3 import moto_server, s3_variables
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -205,18 +205,15 @@ def bed(settings: Settings) -> Iterator[Bed]:
     quick = by_copy(with_section(settings, "backup", stall_timeout=QUICK_STALL))
     quick = quick.model_copy(update={"scratch": settings.address})
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each call
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    names = {"AWS_ACCESS_KEY_ID": "fault-test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
     session, real_sleep = boto3.Session(), endpoint.time.sleep  # type: ignore[attr-defined]
     with (
-        patch.dict(os.environ, {**names, "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}"}),
+        moto_server() as moto,
+        patch.dict(os.environ, s3_variables(moto, "fault-test", SECRET)),
         small_parts(),
         patch.object(models, "S3_UPLOAD_PART_MIN_SIZE", 1),
         patch.object(endpoint, "time", _Impatient(real_sleep)),
         patch.object(boto3, "Session", lambda: session),  # to read S3's model again takes longer than most runs
-        proxy(f"http://{host}:{port}") as before,
+        proxy(moto) as before,
     ):
         bucket = f"faults-{secrets.token_hex(4)}"
         client = session.client("s3")
@@ -225,8 +222,7 @@ def bed(settings: Settings) -> Iterator[Bed]:
             deploy_graph(conn, settings, rows=ROWS)
             conn.execute("UPDATE kg_ops.ledger SET applied_at = now() - interval '400 days'")
         made = quick.model_copy(update={"store_url": f"s3://{bucket}/template"})
-        yield Bed(quick, before, f"http://{host}:{port}", bucket, back_up(made), client)
-    server.stop()
+        yield Bed(quick, before, moto, bucket, back_up(made), client)
 
 
 class _Impatient:

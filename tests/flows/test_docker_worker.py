@@ -20,7 +20,8 @@ from tasks.core.store.base import open_store
 from tests.docker.project import build_image, engine, worker
 from tests.flows.own_server import prefect, prefect_env, prefect_server
 from tests.processes import until
-from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
+from tests.s3 import s3_variables
+from tests.seaweed import seaweed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -57,10 +58,8 @@ def client(tmp_path: Path) -> Iterator[Any]:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "weed").mkdir()
     with seaweed(tmp_path / "weed") as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        for variable, value in s3_variables(endpoint).items():
+            monkeypatch.setenv(variable, value)
         boto3.Session().client("s3").create_bucket(Bucket="kg-docker")
         yield "s3://kg-docker/kg"
 

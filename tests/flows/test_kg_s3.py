@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import boto3
 import pyrage
 import pytest
-from moto.server import ThreadedMotoServer
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL
 
 from tasks.core.backup.library import backups, write_proof
@@ -27,21 +25,13 @@ from tasks.core.postgres.connections import Connection
 from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
 from tests.integration.graphs import deploy_graph
-from tests.seaweed import ACCESS_KEY, SECRET_KEY, seaweed
+from tests.s3 import moto_server, s3_variables
+from tests.seaweed import seaweed
 from tests.terminal import kg
 
 pytestmark = pytest.mark.slow
 
 MOTO_SECRET = "a-secret-that-nothing-may-show"
-
-
-@contextmanager
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture(params=["moto", "seaweed", "KG_TEST_S3_ENDPOINT"])
@@ -54,11 +44,10 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         yield f"s3://{os.environ.get('KG_TEST_S3_BUCKET', 'kg-test')}/t-{secrets.token_hex(4)}/kg"
         return
     (tmp_path / "weed").mkdir()
-    with moto() if request.param == "moto" else seaweed(tmp_path / "weed") as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test" if request.param == "moto" else ACCESS_KEY)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", MOTO_SECRET if request.param == "moto" else SECRET_KEY)
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
+    on_moto = request.param == "moto"
+    with moto_server() if on_moto else seaweed(tmp_path / "weed") as endpoint:
+        for variable, value in s3_variables(endpoint, *(("test", MOTO_SECRET) if on_moto else ())).items():
+            monkeypatch.setenv(variable, value)
         name = f"kg-{secrets.token_hex(4)}"
         boto3.Session().client("s3").create_bucket(Bucket=name)
         yield f"s3://{name}/kg"

@@ -11,7 +11,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tasks.core.backup import dump
 from tasks.core.backup.drill import drill
@@ -26,23 +25,19 @@ from tasks.core.settings import Settings
 from tasks.core.store.base import Stored, open_store, probe
 from tests.integration.graphs import deploy_graph, the_pg_dump, with_section
 from tests.integration.test_prune import earlier
+from tests.s3 import moto_server, s3_variables
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "backup-test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-bucket")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    name = f"kg-{secrets.token_hex(4)}"  # moto keeps its buckets as long as the process
-    boto3.Session().client("s3").create_bucket(Bucket=name)
-    yield f"s3://{name}/prefix"
-    server.stop()
+    with moto_server() as endpoint:
+        for variable, value in s3_variables(endpoint, "backup-test", "a-secret-of-the-bucket").items():
+            monkeypatch.setenv(variable, value)
+        name = f"kg-{secrets.token_hex(4)}"
+        boto3.Session().client("s3").create_bucket(Bucket=name)
+        yield f"s3://{name}/prefix"
 
 
 def test_the_whole_way_on_s3(

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from psycopg.sql import SQL, Identifier, Literal
 
 from tasks.core.addresses import Address
@@ -20,6 +19,7 @@ from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema.verify import verify
 from tasks.core.settings import Settings, load_settings
 from tasks.core.store.base import open_store
+from tests.s3 import moto_server, s3_variables
 from tests.servers.job import assert_ok, deploy, fill, proved_backup, rollback, rows_in, state
 
 ODD = 'Wissens Graph\'s "Größe" = 5%'
@@ -106,20 +106,14 @@ def test_odd_names_of_the_store(
         deploy(odd)
         assert list((tmp_path / FOLDER).rglob("manifest.json"))
         return
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        words = {"ENDPOINT_URL_S3": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
-        for name, value in {**words, "REGION": "us-east-1"}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
+    with moto_server() as endpoint:
+        for name, value in s3_variables(endpoint).items():
+            monkeypatch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="odd-names")
         odd = settings.model_copy(update={"store_url": 's3://odd-names/Sicherung "Ä" it\'s = 50%/+ &'})
         backup = deploy(odd)
         keys = [entry.key for entry in open_store(odd).list("dev/")]
         assert f"dev/{backup.id}/proof.json" in keys
-    finally:
-        server.stop()
 
 
 def test_others_tables_beside_ours_are_never_touched(settings: Settings, conn: Connection) -> None:
