@@ -133,6 +133,9 @@ def test_the_verb_verifies_marks_and_lists(
     assert said("--unkeep", wanted)[1][0]["kept"] is False
     assert said(wanted)[0] == 2, "an id alone means nothing"
     assert said("--verify", "--keep", wanted)[0] == 2
+    for mark_ in ("--keep", "--unkeep"):
+        status, refused = said(mark_, "")
+        assert (status, "is not the id of a backup" in refused["error"]["message"]) == (2, True)
     flip(path_of(settings, pair[0], DUMP))
     status, report = said("--verify", wanted)
     assert (status, report["ok"]) == (1, False)
@@ -154,3 +157,23 @@ def test_the_backup_task_reads_back_what_it_made(
     monkeypatch.setattr(backup_tasks, "load_settings", lambda _: settings)
     with pytest.raises(IntegrityError, match=r"was changed|does not unpack"), operation(settings, "backup"):
         backup_tasks.make_backup.fn("dev")
+
+
+def test_a_stray_fails_no_backup_and_a_missing_one_does(settings: Settings, pair: tuple[Backup, Backup]) -> None:
+    """What claims to be no backup is a note; what was one and has lost its manifest, too; none at all is a failure."""
+    folder = path_of(settings, pair[0], MANIFEST).parent
+    (folder.parent / "someone.txt").write_text("hello")
+    (folder / "README.txt").write_text("in a backup's own folder")
+    report = verify_backups(settings)
+    assert report.ok
+    found = {check.name: check for check in report.checks}
+    assert [found[each.id].status for each in pair] == ["ok", "ok"]
+    for name in ("someone.txt", f"{pair[0].id}/README.txt"):
+        assert (found[name].status, "not part of a backup" in found[name].detail) == ("note", True)
+    for each in pair:
+        path_of(settings, each, MANIFEST).unlink()
+    report = verify_backups(settings)
+    assert not report.ok
+    found = {check.name: check for check in report.checks}
+    assert (found[pair[0].id].status, "no manifest" in found[pair[0].id].detail) == ("note", True)
+    assert (found["backups"].status, found["backups"].remedy) == ("failed", "kg backup dev")

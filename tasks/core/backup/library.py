@@ -18,10 +18,11 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class Problem:
-    """Something under the environment's folder that is not the backup it claims to be."""
+    """Something under the environment's folder that is not the backup it claims to be, or (`stray`) claims nothing."""
 
     name: str
     reason: str
+    stray: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,13 @@ def mark(store: Store, backup: Backup, *, keep: bool) -> Backup:
 
 
 def check_exists(store: Store, environment: str, wanted: str) -> None:
-    """One question to the store, before anything long begins. Raises UsageError for what is no id, BackupError."""
+    """One question to the store, before anything long begins. Raises UsageError for what is no id, BackupError.
+
+    It is listed: a store that refuses says why to a list, and only that it does to a look for one object.
+    """
     check_id(environment, wanted)
-    if not store.exists(f"{environment}/{wanted}/{MANIFEST}"):
+    key = f"{environment}/{wanted}/{MANIFEST}"
+    if not any(entry.key == key for entry in store.list(key)):
         raise _no_such(environment, wanted)
 
 
@@ -162,7 +167,7 @@ def _folders(store: Store, environment: str) -> tuple[dict[str, dict[str, Entry]
         if is_id(name) and is_object("/".join(rest)):
             folders[name]["/".join(rest)] = entry
         elif entry.size or not entry.key.endswith("/"):
-            problems.append(Problem(printable(entry.key.partition("/")[2]), "it is not part of a backup"))
+            problems.append(Problem(printable(entry.key.partition("/")[2]), "it is not part of a backup", stray=True))
     return folders, problems
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import SecretStr
 
-from tasks.core.backup.library import find, read_library
+from tasks.core.backup.encryption import check_identity
+from tasks.core.backup.library import Library, find, read_library
 from tasks.core.backup.manifest import Backup, StoredObject
 from tasks.core.backup.reading import check_stored, plain_chunks
 from tasks.core.backup.toc import Contents, toc_reader
 from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing
 from tasks.core.postgres.tools import Tools, tools_for
 from tasks.core.progress import Track, size, track
-from tasks.core.schema.report import CheckResult, Report, failed, ok
+from tasks.core.schema.report import CheckResult, Report, failed, noted, ok
 from tasks.core.settings import Settings
 from tasks.core.store.base import Store, open_store
 
@@ -67,14 +70,29 @@ def _read_object(
 def verify_backups(settings: Settings, wanted: str | None = None) -> Report:
     """Read one backup back, or (None) all of the environment: a check for each, and for what only claims to be one.
 
-    Damage is a failed check. Raises StoreError where the store cannot be read: that says nothing about a backup.
+    Damage is a failed check, and so is a store without any backup: who asks believes that there are some. What claims
+    to be none is a note. Raises StoreError where the store cannot be read: that says nothing about a backup.
     """
     store, environment = open_store(settings), settings.environment
+    check_identity(settings.store_identity)
     if wanted is not None:
         return Report((_verified(settings, store, wanted),))
     library = read_library(store, environment)
     checks = [_verified(settings, store, backup.id) for backup in library.backups]
-    return Report((*checks, *(failed(problem.name, problem.reason) for problem in library.problems)))
+    checks += _others(library)
+    if not any(check.status in ("ok", "failed") for check in checks):
+        checks.append(failed("backups", f"{environment} has none in {store.url}", f"kg backup {environment}"))
+    return Report(tuple(checks))
+
+
+def _others(library: Library) -> Iterator[CheckResult]:
+    for problem in library.problems:
+        if problem.stray:
+            yield noted(problem.name, f"{problem.reason}, and left alone")
+        else:
+            yield failed(problem.name, problem.reason)
+    for leftover in library.leftovers:
+        yield noted(leftover.id, "it has no manifest, so it is no backup: under way, or killed (prune sweeps it)")
 
 
 def _verified(settings: Settings, store: Store, wanted: str) -> CheckResult:
