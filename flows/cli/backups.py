@@ -40,11 +40,11 @@ def backup(
 
     def work() -> BackupDocument:
         from flows.cli.engine import engine
+        from tasks.core.settings import load_settings
 
+        settings = load_settings(environment)
+        check_store(settings)
         with engine() as running:
-            from tasks.core.settings import load_settings
-
-            settings = load_settings(environment)
             from flows.backup import backup
 
             running.ready(settings.environment)
@@ -64,7 +64,7 @@ def backups(
 ) -> int:
     """List the backups in the store, and which of them are proved; or read them back, or mark one to be kept."""
     output = Output(json, verbose)
-    if verify and not (keep or unkeep):
+    if verify and keep is None and unkeep is None:
         return answer(output, lambda: _verified(environment, backup), render.report)
     return answer(output, lambda: _listed(environment, keep, unkeep, verify or backup is not None), render.backups)
 
@@ -89,11 +89,13 @@ def _listed(environment: str, keep: str | None, unkeep: str | None, stray: bool)
     from tasks.core.errors import UsageError
     from tasks.core.store.base import open_store
 
-    if stray or (keep and unkeep):
+    wanted = [each for each in (keep, unkeep) if each is not None]
+    if stray or len(wanted) > 1:
         raise UsageError("one thing at a time", hint="either --verify [ID], or --keep ID, or --unkeep ID")
     store = open_store(settings)
-    if wanted := keep or unkeep:
-        return [BackupDocument.of(mark(store, find(store, settings.environment, wanted), keep=bool(keep)))]
+    if wanted:
+        found = find(store, settings.environment, wanted[0])
+        return [BackupDocument.of(mark(store, found, keep=keep is not None))]
     return [BackupDocument.of(each) for each in backups(store, settings.environment)]
 
 
@@ -107,6 +109,7 @@ def restore_drill(
         from tasks.core.settings import load_settings
 
         settings = load_settings(environment)
+        check_store(settings)
         check_backup(settings, backup)
         with engine() as running:
             from flows.restore_drill import restore_drill
@@ -115,6 +118,18 @@ def restore_drill(
             return restore_drill(environment=settings.environment, backup=backup or "")
 
     return answer(Output(json, verbose), work, render.drill)
+
+
+def check_store(settings: Settings, *, reads: bool = True) -> None:
+    """What is malformed about the store is said at once, too, and nothing is asked of it; its identity only for who
+    `reads` what is in a backup. Raises SettingsError.
+    """
+    from tasks.core.backup.encryption import check_identity
+    from tasks.core.store.base import open_store
+
+    if reads:
+        check_identity(settings.store_identity)
+    open_store(settings)
 
 
 def check_backup(settings: Settings, backup: str | None) -> None:
@@ -132,8 +147,9 @@ def prune(environment: EnvironmentName, apply: Apply = False, json: Json = False
     def work() -> PruneDocument:
         from tasks.core.settings import load_settings
 
+        settings = load_settings(environment)
+        check_store(settings, reads=False)
         if not apply:
-            settings = load_settings(environment)
             from tasks.core.backup.retention import prune as plan
             from tasks.core.documents import PruneDocument
 
@@ -141,7 +157,6 @@ def prune(environment: EnvironmentName, apply: Apply = False, json: Json = False
         from flows.cli.engine import engine
 
         with engine() as running:
-            settings = load_settings(environment)
             from flows.prune import prune
 
             running.ready(settings.environment)

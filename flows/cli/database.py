@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli import render
 from flows.cli.answer import answer
-from flows.cli.backups import check_backup
+from flows.cli.backups import check_backup, check_store
 from flows.cli.confirm import agreed_plan, confirm, say_unseen, show_rollback
 from flows.cli.options import (
     BackupId,
@@ -139,6 +139,7 @@ def deploy(
             from tasks.core.settings import load_settings
 
             settings = load_settings(environment)
+            check_store(settings)
             # --yes stands for whatever is pending then; a person's yes is for the plan that was shown, and no other.
             approved = "" if yes and json else agreed_plan(settings, yes)
             from flows.deploy import deploy
@@ -195,6 +196,7 @@ def rollback(
         from tasks.core.settings import load_settings
 
         settings = load_settings(environment)
+        check_store(settings, reads=strategy is StrategyName.RESTORE)
         check_backup(settings, backup)
         with engine() as running:
             if not yes:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from tasks.core.addresses import Address, parse_address
 from tasks.core.application.settings import ApplicationSettings, base_url, daily_cost
+from tasks.core.backup.encryption import check_recipient
 from tasks.core.errors import SettingsError, UsageError
 from tasks.core.notifications.events import NotificationSettings
 from tasks.core.release.rules import ApprovalSettings, Freeze, WindowRule
@@ -184,7 +185,7 @@ def load_settings(environment: str, variables: Mapping[str, str] | None = None) 
         home=home,
         address=_address(name, env),
         store_url=_store_url(env.get("KG_STORE_URL"), home),
-        store_key=env.get("KG_STORE_KEY", ""),
+        store_key=check_recipient(env["KG_STORE_KEY"]) if "KG_STORE_KEY" in env else "",
         store_identity=SecretStr(env["KG_STORE_IDENTITY"]) if "KG_STORE_IDENTITY" in env else None,
         scratch=_scratch(env),
         migrations=Path(env.get("KG_MIGRATIONS", CHECKOUT / "sql" / "migrations")).absolute(),

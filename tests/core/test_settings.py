@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from tasks.core.errors import SettingsError
@@ -68,6 +69,13 @@ def test_bytes_that_are_no_text_are_refused_by_the_variable_s_name(name: str) ->
 def test_bytes_of_others_variables_are_no_concern_of_ours(tmp_path: Path) -> None:
     variables = {"KG_HOME": str(tmp_path), "LESS_TERMCAP": b"\xe9".decode("utf-8", "surrogateescape")}
     assert load_settings("dev", variables).home == tmp_path
+
+
+@pytest.mark.parametrize("value", ["age1nonsense", "AGE-SECRET-KEY-1HUNTER22", "ssh-ed25519 hunter22", "age1\x1b[2J"])
+def test_a_key_that_nothing_can_be_encrypted_to_is_refused(value: str) -> None:
+    assert refused(KG_STORE_KEY=value).message == "KG_STORE_KEY is no recipient of age"
+    key = str(pyrage.x25519.Identity.generate().to_public())
+    assert load_settings("dev", {"KG_STORE_KEY": key}).store_key == key
 
 
 @pytest.mark.parametrize("value", ["five", "-1", "1e3", "nan", "$5", "5,0"])

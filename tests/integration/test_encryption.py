@@ -74,8 +74,8 @@ def test_malformed_keys_are_named(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="KG_STORE_KEY"):
         back_up(settings.model_copy(update={"store_key": "age1nonsense"}))
     assert files(settings) == []
-    report = check(settings.model_copy(update={"store_key": "age1nonsense"}))
-    assert any(each.name == "store" and "KG_STORE_KEY" in each.detail for each in report.checks)
+    report = check(settings.model_copy(update={"store_identity": SecretStr("AGE-SECRET-KEY-1NO")}))
+    assert any(each.name == "store" and "KG_STORE_IDENTITY" in each.detail for each in report.checks)
     with pytest.raises(SettingsError, match="KG_STORE_IDENTITY"):
         list(decrypted([b"x"], SecretStr("AGE-SECRET-KEY-1NO")))
 

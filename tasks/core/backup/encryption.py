@@ -42,6 +42,12 @@ def check_recipient(key: str) -> str:
         ) from error
 
 
+def check_identity(identity: SecretStr | None) -> None:
+    """Raises SettingsError where it is set, and could decrypt nothing."""
+    if identity is not None:
+        _identities(identity.get_secret_value())
+
+
 def encrypted(chunks: Iterable[bytes], key: str) -> Iterator[bytes]:
     import pyrage
 
@@ -76,12 +82,15 @@ def _identities(text: str) -> list[Any]:
         text = text if text.startswith("AGE-SECRET-KEY-") else Path(text).expanduser().read_text(encoding="utf-8")
     keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     try:
-        return [pyrage.x25519.Identity.from_str(key) for key in keys]
+        found = [pyrage.x25519.Identity.from_str(key) for key in keys]
     except pyrage.IdentityError:
+        found = []
+    if not found:
         raise SettingsError(
             "KG_STORE_IDENTITY is neither an identity of age nor a readable file with some",
             hint="put the path of age-keygen's file in it, or AGE-SECRET-KEY-1...",
-        ) from None
+        )
+    return found
 
 
 class _Stopped(Exception):

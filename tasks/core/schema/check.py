@@ -136,15 +136,13 @@ def _pending(conn: Connection, settings: Settings) -> CheckResult:
 
 
 def _store(settings: Settings) -> CheckResult:
+    from tasks.core.backup.encryption import check_identity
     from tasks.core.store.base import open_store, probe  # with it comes boto3, where the store is S3
 
     store = open_store(settings)
     lacking = probe(store)
-    encrypts = ""
-    if settings.store_key:
-        from tasks.core.backup.encryption import check_recipient
-
-        encrypts = f"; dumps are encrypted to {check_recipient(settings.store_key)}"
+    check_identity(settings.store_identity)
+    encrypts = f"; dumps are encrypted to {settings.store_key}" if settings.store_key else ""
     return ok(
         "store", f"{store.url} can be written and read{encrypts}" + "".join(f"; it lacks: {one}" for one in lacking)
     )
