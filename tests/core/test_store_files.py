@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -13,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.core.errors import StoreError
+from tasks.core.errors import ObjectExists, StoreError
 from tasks.core.store.base import probe
 from tasks.core.store.files import FileStore
 from tests.core.stores import far_future
@@ -118,3 +119,41 @@ def test_what_has_a_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     order.clear()
     store.put(KEY + ".new", [b"new"], only_if_absent=True)
     assert order == ["flush file", "name", "flush folder"]
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.ENOENT, "no folder can be made"), (errno.EIO, "kernel's log"), (errno.ELOOP, "look at")]
+)
+def test_a_folder_that_cannot_be_made_has_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, hint: str
+) -> None:
+    """As /proc answers, a broken disk, and whatever nobody thought of."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=f"could not write {KEY} to file://.*: {os.strerror(code)}") as caught:
+        FileStore(tmp_path / "store").put(KEY, [b"x"])
+    assert hint in (caught.value.hint or "")
+    assert "KG_STORE_URL" in (caught.value.hint or "")
+
+
+def test_a_file_system_without_links_is_said_and_still_refuses_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT, and some network file systems."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = FileStore(tmp_path)
+    [lacking] = probe(store)
+    assert "no hard links" in lacking
+    store.put(KEY, [b"first"], only_if_absent=True)
+    with pytest.raises(ObjectExists):
+        store.put(KEY, [b"second"], only_if_absent=True)
+    with store.open(KEY) as reader:
+        assert reader.read() == b"first"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["database.dump.zst"]

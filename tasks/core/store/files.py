@@ -25,6 +25,7 @@ from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check
 
 _ATTEMPTS = 50
 _WRITE_BACK = 16 << 20  # bytes
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 
 
@@ -46,7 +47,7 @@ class FileStore:
         temporary = final.parent / f".{final.name}.{uuid4().hex}.part"
         tally = Tally()
         doing = f"write {key} to {self.url}"
-        with _errors(doing):
+        with _errors(doing, creating=True):
             handle = self._begin(temporary)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
@@ -112,11 +113,10 @@ class FileStore:
             self._remove_empty_folders(path.parent)
 
     def shortcomings(self, key: str) -> tuple[str, ...]:
-        try:
-            self.put(key, [b""], only_if_absent=True)
-        except ObjectExists:
-            return ()
-        return ("the store cannot refuse a key that is taken",)
+        with _errors(f"write {key} to {self.url}"):
+            if _has_links(self._path(key)):
+                return ()
+        return ("its file system has no hard links; two runs with one id would not be noticed",)
 
     def _path(self, key: str) -> Path:
         return self.folder / check_key(key)
@@ -198,12 +198,39 @@ def _modified(status: os.stat_result) -> datetime:
 def _publish(temporary: Path, final: Path, only_if_absent: bool) -> None:
     if only_if_absent:
         try:
-            os.link(temporary, final)  # unlike rename, a link never replaces
+            _link(temporary, final)
         except FileExistsError:
             raise ObjectExists(f"{final} already exists") from None
     else:
         temporary.replace(final)
     _flush_folder(final.parent)
+
+
+def _link(temporary: Path, final: Path) -> None:
+    """Unlike a rename, a link never replaces. Where there are none (FAT, some network file systems) it is looked first:
+    ids are random, so nobody comes in between but by intent.
+    """
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        temporary.replace(final)
+
+
+def _has_links(path: Path) -> bool:
+    """Whether the file there can have a second name."""
+    second = path.parent / f".{path.name}.{uuid4().hex}.part"
+    try:
+        os.link(path, second)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    second.unlink()
+    return True
 
 
 def _write_all(descriptor: int, chunk: bytes) -> None:
@@ -237,18 +264,25 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
+_HINTS = {
+    errno.EACCES: "give this user the right to read and write that folder, or set KG_STORE_URL",
+    errno.EPERM: "give this user the right to read and write that folder, or set KG_STORE_URL",
+    errno.EROFS: "the file system is mounted read-only: set KG_STORE_URL to another place",
+    errno.ENOSPC: "the disk is full: prune backups, or set KG_STORE_URL to another place",
+    errno.EDQUOT: "the quota is used up: prune backups, or set KG_STORE_URL to another place",
+    errno.ENOTDIR: "a file is in the way of the folder: set KG_STORE_URL to a folder",
+    errno.ENOENT: "no folder can be made in that place: set KG_STORE_URL to another",
+    errno.EIO: "look at the disk and the kernel's log, or set KG_STORE_URL to another place",
+}
+_HINT = "look at that folder, or set KG_STORE_URL to another place"
+
+
 @contextmanager
-def _errors(doing: str) -> Iterator[None]:
+def _errors(doing: str, *, creating: bool = False) -> Iterator[None]:
+    """`creating`: what is not there should be after it."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise ObjectMissing(f"could not {doing}: it is not there") from error
     except OSError as error:
-        hints = {
-            errno.EACCES: "give this user the right to read and write that folder, or set KG_STORE_URL",
-            errno.EROFS: "the file system is mounted read-only: set KG_STORE_URL to another place",
-            errno.ENOSPC: "the disk is full: prune backups, or set KG_STORE_URL to another place",
-            errno.EDQUOT: "the quota is used up: prune backups, or set KG_STORE_URL to another place",
-            errno.ENOTDIR: "a file is in the way of the folder: set KG_STORE_URL to a folder",
-        }
-        raise StoreError(f"could not {doing}: {error.strerror}", hint=hints.get(error.errno or 0)) from error
+        if error.errno == errno.ENOENT and not creating:
+            raise ObjectMissing(f"could not {doing}: it is not there") from error
+        raise StoreError(f"could not {doing}: {error.strerror}", hint=_HINTS.get(error.errno or 0, _HINT)) from error
