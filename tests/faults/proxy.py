@@ -16,10 +16,19 @@ Fault = Literal["403", "500", "503", "cut", "lost-answer", "stall", "truncate"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 STALLED = 30.0  # seconds that a stalled call would last; every client here gives up long before
 
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server says instead of doing it: the status line's end, and S3's code for it."""
+
+    status: str
+    code: str
+
+
 _ANSWERS = {
-    "403": ("403 Forbidden", "AccessDenied"),
-    "500": ("500 Internal Server Error", "InternalError"),
-    "503": ("503 Slow Down", "SlowDown"),
+    "403": Answer("403 Forbidden", "AccessDenied"),
+    "500": Answer("500 Internal Server Error", "InternalError"),
+    "503": Answer("503 Slow Down", "SlowDown"),
 }
 _DROPPED = (b"expect:", b"connection:")
 
@@ -37,7 +46,7 @@ class Proxy:
     """`decide` says what happens to a call; None lets it pass. `headers` names request headers that never arrive."""
 
     upstream: str
-    decide: Callable[[Call], Fault | None] = lambda call: None
+    decide: Callable[[Call], Fault | Answer | None] = lambda call: None
     without: tuple[str, ...] = ()
     calls: list[Call] = field(default_factory=list)
     port: int = 0
@@ -46,7 +55,7 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def reset(self, decide: Callable[[Call], Fault | None]) -> None:
+    def reset(self, decide: Callable[[Call], Fault | Answer | None]) -> None:
         self.calls.clear()
         self.decide = decide
 
@@ -69,16 +78,18 @@ class Proxy:
         body = await reader.readexactly(int(sizes[0].split(b":")[1])) if sizes else b""
         return head, body
 
-    async def _answer(self, fault: Fault | None, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self, fault: Fault | Answer | None, head: bytes, body: bytes, writer: asyncio.StreamWriter
+    ) -> None:
         if fault == "cut":
             writer.transport.abort()
         elif fault == "stall":
             await asyncio.sleep(STALLED)
-        elif fault in _ANSWERS:
-            status, code = _ANSWERS[fault]
-            said = b"" if head.startswith(b"HEAD") else f"<Error><Code>{code}</Code></Error>".encode()
+        elif isinstance(fault, Answer) or fault in _ANSWERS:
+            said = fault if isinstance(fault, Answer) else _ANSWERS[fault]
+            text = b"" if head.startswith(b"HEAD") else f"<Error><Code>{said.code}</Code></Error>".encode()
             writer.write(
-                f"HTTP/1.1 {status}\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n".encode() + said
+                f"HTTP/1.1 {said.status}\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n".encode() + text
             )
             await writer.drain()
         else:

@@ -23,7 +23,6 @@ from tasks.core.backup.manifest import (
     DUMP,
     GLOBALS,
     LOAD,
-    MANIFEST,
     Backup,
     Manifest,
     StoredObject,
@@ -35,7 +34,7 @@ from tasks.core.backup.packing import Packer
 from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
 from tasks.core.backup.streams import Sessions, Stream, check_counts, planned, streaming
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import BackupError, CommandFailed, ObjectExists
+from tasks.core.errors import BackupError, CommandFailed
 from tasks.core.postgres.connections import Connection, connect, database_errors, target, vector_extension
 from tasks.core.postgres.failures import kept_out
 from tasks.core.postgres.relay import door
@@ -112,11 +111,12 @@ def _back_up(settings: Settings, operation: str | None) -> Backup:
         with held_snapshot(conn, schemas, lock_timeout=database.lock_timeout, longest=longest) as snapshot:
             id_ = new_id(snapshot.created)
             folder, pace = f"{settings.environment}/{id_}", Pace(settings.backup.compression_level)
+            next(store.list(f"{folder}/"), None)  # who may not even look there is told before hours of dumping
             packer = Packer(store, folder, pace, settings.store_key)
             making = _Making(settings, packer, conn, address, schemas, ours, snapshot, id_)
             with _undone_on_failure(packer):
                 manifest = _make(making, operation or "")
-                store.put(f"{folder}/{MANIFEST}", [manifest.to_json()], only_if_absent=True)
+                packer.put_manifest(manifest.to_json())
     return Backup(manifest=manifest)
 
 
@@ -279,9 +279,8 @@ def _undone_on_failure(packer: Packer) -> Iterator[None]:
     """Delete what was put, unless the block ends well."""
     try:
         yield
-    except BaseException as error:
-        # A taken manifest key is another run's: hands off.
-        packer.undo(() if isinstance(error, ObjectExists) else (MANIFEST,))
+    except BaseException:
+        packer.undo()
         raise
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.core.backup.encryption import encrypted
-from tasks.core.backup.manifest import StoredObject
+from tasks.core.backup.manifest import MANIFEST, StoredObject
 from tasks.core.backup.pace import Pace
-from tasks.core.errors import StoreError
+from tasks.core.errors import ObjectExists, StoreError, StoreUnavailable
 from tasks.core.progress import note
-from tasks.core.store.base import Store, Tally
+from tasks.core.store.base import Store, Stored, Tally
 
 
 @dataclass
 class Packer:
-    """Puts objects into `folder` of the store; `recipient` is age's, empty for none. `names` are those it has begun.
-
-    Threads may share one.
+    """Puts objects into `folder` of the store; `recipient` is age's, empty for none. `names` are those it has begun,
+    `refused` those of them that the store did not take. Threads may share one.
     """
 
     store: Store
@@ -25,6 +25,7 @@ class Packer:
     pace: Pace
     recipient: str = ""
     names: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     def put_packed(self, name: str, chunks: Iterable[bytes], *, size_hint: int | None = None) -> StoredObject:
         """`chunks` through zstd (and age: then the name ends in .age). Raises what `chunks` and the store raise."""
@@ -39,19 +40,37 @@ class Packer:
         plain = Tally()
         return self._put(name, [plain.add(text.encode())], plain, None, "")
 
-    def undo(self, names: Iterable[str] = ()) -> None:
-        """Delete what was put, and `names`, as far as the store lets us."""
-        for name in (*names, *self.names):
+    def put_manifest(self, content: bytes) -> None:
+        """The last, which makes it a backup. Raises ObjectExists where another was first: that one is not undone."""
+        self.names.append(MANIFEST)
+        try:
+            self._store(MANIFEST, [content], only_if_absent=True)
+        except ObjectExists:
+            self.names.remove(MANIFEST)
+            raise
+
+    def undo(self) -> None:
+        """Delete what was put, the last first, as far as the store lets us."""
+        for name in reversed(self.names):
             try:
                 self.store.delete(f"{self.folder}/{name}")
             except StoreError as left:
-                note(f"{self.folder}/{name} may be left behind, and prune sweeps it: {left.message}")
+                if name not in self.refused:
+                    note(f"{self.folder}/{name} may be left behind, and prune sweeps it: {left.message}")
+
+    def _store(self, name: str, chunks: Iterable[bytes], **options: Any) -> Stored:
+        try:
+            return self.store.put(f"{self.folder}/{name}", chunks, **options)
+        except StoreError as error:
+            if not isinstance(error, StoreUnavailable):
+                self.refused.append(name)
+            raise
 
     def _put(
         self, name: str, chunks: Iterable[bytes], plain: Tally, size_hint: int | None, recipient: str
     ) -> StoredObject:
         self.names.append(name)
-        stored = self.store.put(f"{self.folder}/{name}", chunks, size_hint=size_hint)
+        stored = self._store(name, chunks, size_hint=size_hint)
         return StoredObject(
             name=name,
             age=recipient,

@@ -15,6 +15,10 @@ _RIGHTS = (
     "s3:ListBucketMultipartUploads; with KG_STORE_BUCKET_OWNER set, check that account id"
 )
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3, AWS_REGION and the network"
+_ELSEWHERE = (
+    "the bucket is in another region, or at another address",
+    "set AWS_REGION to the bucket's; or does AWS_ENDPOINT_URL_S3 want https?",
+)
 
 # What passes by itself: worth another try of the whole step, later.
 _PASSING = frozenset({"SlowDown", "ServiceUnavailable", "503", "InternalError", "500", "BadDigest", "NoSuchUpload"})
@@ -37,9 +41,10 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "BadDigest": ("the bytes were changed on their way", "run it again; look at proxies in between"),
     "XAmzContentSHA256Mismatch": ("the bytes were changed on their way", "run it again; look at proxies in between"),
     "NoSuchUpload": ("the upload was aborted from elsewhere", "run it again; does a lifecycle rule end uploads early?"),
-    "301": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
-    "PermanentRedirect": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
+    "301": _ELSEWHERE,
+    "PermanentRedirect": _ELSEWHERE,
     "AuthorizationHeaderMalformed": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
+    "InvalidBucketName": ("the store takes no bucket of that name", "correct KG_STORE_URL"),
     "InvalidStorageClass": ("the store has no such storage class", "correct KG_STORE_STORAGE_CLASS"),
     "QuotaExceeded": ("the store is full", "prune backups, or raise its quota"),
     "XMinioStorageFull": ("the store is full", "prune backups, or raise its quota"),
@@ -55,8 +60,6 @@ def s3_errors(doing: str, bucket: str) -> Iterator[None]:
         raise _answered(error, doing, bucket) from error
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
         raise StoreError(f"could not {doing}: there are no S3 credentials", hint=_CREDENTIALS) from error
-    except boto.ProfileNotFound as error:
-        raise StoreError(f"could not {doing}: AWS_PROFILE names no known profile", hint=_CREDENTIALS) from error
     except (boto.ConnectTimeoutError, boto.ReadTimeoutError) as error:
         raise StoreUnavailable(f"could not {doing}: the endpoint did not answer in time", hint=_ENDPOINT) from error
     except boto.SSLError as error:
@@ -71,11 +74,15 @@ def s3_errors(doing: str, bucket: str) -> Iterator[None]:
         if "endpoint" not in str(error).lower():
             raise
         raise StoreError(f"could not {doing}: the endpoint's URL is malformed", hint=_ENDPOINT) from None
+    except RecursionError as error:  # botocore's, where even its question for the region is redirected, with no region
+        raise StoreError(f"could not {doing}: {_ELSEWHERE[0]}", hint=_ELSEWHERE[1]) from error
     except boto.BotoCoreError as error:
         raise _unasked(error, doing, bucket) from error
 
 
 def _unasked(error: boto.BotoCoreError, doing: str, bucket: str) -> StoreError:
+    if isinstance(error, boto.ProfileNotFound):
+        return StoreError(f"could not {doing}: AWS_PROFILE names no known profile", hint=_CREDENTIALS)
     if isinstance(error, boto.ParamValidationError) and "bucket name" in str(error).lower():
         return StoreError(f"could not {doing}: {bucket!r} is no possible name of a bucket", hint="correct KG_STORE_URL")
     return StoreError(f"could not {doing}: {type(error).__name__}", hint=_ENDPOINT)
