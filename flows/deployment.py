@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from flows.report import leave_report
 from flows.steps import Steps
-from flows.telling import said, tell_deploy_failed, tell_deployed
+from flows.telling import said, stands, tell_deploy_failed, tell_deployed
 from tasks.artifacts import leave
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
@@ -170,7 +170,7 @@ class Deployment:
         except Exception as error:
             note(f"failed: {error}")
             try:
-                self.undone = self._undo(rollback, error)
+                undone = self._undo(rollback, error)
             except RowsMissing as missing:  # it went back, and not all is as it was
                 found = attached(missing)
                 self.undone = found if isinstance(found, RollbackDocument) else None
@@ -179,6 +179,9 @@ class Deployment:
                 raise RollbackFailed(
                     f"{_said(error)}; and the rollback failed: {barred.message}", hint=barred.hint
                 ) from error
+            if isinstance(error, OpsError):
+                error.hint = stands(undone, self.before, error)
+            self.undone = undone if undone.state != "nothing-to-undo" else None
             raise
 
     def document(self, state: DeployState, fingerprint_after: str) -> DeployDocument:
@@ -189,8 +192,8 @@ class Deployment:
             tell_deployed(document)
         return document
 
-    def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument | None:
-        """None where there was nothing to undo: the failed migration's own transaction was rolled back."""
+    def _undo(self, rollback: Callable[..., RollbackDocument], error: Exception) -> RollbackDocument:
+        """Nothing is to undo where the failed migration's own transaction was rolled back."""
         try:
             undone = rollback(environment=self.environment, strategy="auto", reason=f"deploy failed: {said(error)}")
         except OpsError:
@@ -199,9 +202,7 @@ class Deployment:
             # Prefect's server died, say. The way back must not depend on it.
             note(f"the flow engine failed ({type(gone).__name__}): rolling back without it")
             undone = ended(self.environment, roll_back(self.operation, Request(only_operation=True)), auto=True)
-        if undone.state == "nothing-to-undo":
-            return None
-        if self.before is not None and undone.fingerprint != self.before:
+        if undone.state != "nothing-to-undo" and self.before is not None and undone.fingerprint != self.before:
             note(f"the fingerprint after the rollback is {undone.fingerprint}, it was {self.before}")
         return undone
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.documents import DeployDocument, RecoverDocument, RollbackDocument
-from tasks.core.errors import NotConfirmed, OpsError, SettingsError, UsageError
+from tasks.core.errors import NotConfirmed, OpsError, SettingsError, UsageError, VerificationFailed
 from tasks.core.notifications.events import Event
 from tasks.core.schema.report import Report
 from tasks.core.settings import Environment
@@ -33,6 +33,21 @@ def _mistyped(error: Exception) -> bool:
 def said(error: BaseException) -> str:
     """An error in a message: ours with its hint, another's by its kind alone, whose text could hold anything."""
     return str(error) if isinstance(error, OpsError) else f"{type(error).__name__} (the run's log says more)"
+
+
+def stands(undone: RollbackDocument, before: str | None, error: OpsError) -> str:
+    """Where the database stands after a deploy failed, and what to do next. `before` is its fingerprint then."""
+    where = f"{undone.environment} is at revision {undone.revision or 'none'}"
+    if undone.state != "nothing-to-undo":
+        state = f"rolled back by {undone.strategy}: {where} again"
+    elif before in (undone.fingerprint, None):
+        state = f"{undone.environment} is as it was, at revision {undone.revision or 'none'}"
+    else:
+        state = f"{where}, with what the script had done: kg recover {undone.environment} undoes it"
+    # What a verification failed of is in its message; to look again shows the database after the rollback.
+    gone = isinstance(error, VerificationFailed) and undone.state != "nothing-to-undo"
+    kept = None if gone else error.hint
+    return f"{state}; {kept or 'mend that and deploy again'}"
 
 
 def tell_backed_up(environment: Environment, made: Backup) -> None:

@@ -122,7 +122,11 @@ def verify_rolled_back(environment: Environment, undone: RolledBack) -> None:
         return
     report = verify(load_settings(environment))
     report_artifact(f"verify-{environment}", f"Verification of {environment} after the rollback", report)
-    _raise_unless_ok(environment, report)
+    further = (
+        f"it went back by {undone.strategy}, and what is there differs: kg rollback {environment} --strategy restore "
+        "puts our tables back as the newest proved backup has them, and first says what that loses"
+    )
+    _raise_unless_ok(environment, report, "" if undone.strategy == "restore" else further)
 
 
 def _verify_and_mark(environment: Environment) -> Report:
@@ -138,10 +142,10 @@ def _verify_and_mark(environment: Environment) -> Report:
     return report
 
 
-def _raise_unless_ok(environment: Environment, report: Report) -> None:
+def _raise_unless_ok(environment: Environment, report: Report, hint: str = "") -> None:
     failed = [item for item in report.checks if item.status == "failed"]
     if failed:
         raise VerificationFailed(
             f"{environment} is not what its revision says: " + "; ".join(map(str, failed)),
-            hint=f"kg verify {environment} shows all of it",
+            hint=hint or f"kg verify {environment} shows all of it",
         )

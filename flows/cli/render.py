@@ -60,6 +60,9 @@ def plan(document: PlanDocument) -> None:
             say(f"  accepted: {line}")
     for migration in document.pending:
         _planned(migration)
+    if document.fails:
+        say(f"\n✗ it fails where it was tried: {document.fails}")
+        say("  a deploy tries it on a restored copy first; where it fails there too, nothing is changed")
     table(("", "gate", "now", "opened by"),
           [(_MARKS[gate.status], gate.name.removeprefix("gate: "), gate.detail, gate.remedy) for gate in document.gates]
           )  # fmt: skip

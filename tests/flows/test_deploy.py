@@ -9,6 +9,8 @@ import pytest
 
 from tasks.core.documents import DeployDocument, attached
 from tasks.core.errors import AdoptionRefused, MigrationFailed, OpsError, Refused, VerificationFailed
+from tasks.core.operations.operation import operation
+from tasks.core.operations.recover import recover
 from tasks.core.postgres.connections import Connection
 from tasks.core.settings import CHECKOUT, Settings
 from tests.flows.runs import deploy
@@ -68,6 +70,26 @@ def test_a_first_deploy_takes_every_step_and_a_second_finds_nothing_pending(dev:
     assert second.state == "nothing-pending"
     assert second.fingerprint_before == second.fingerprint_after == first.fingerprint_after
     assert second.revision == "001"
+
+
+def test_what_a_script_outside_a_transaction_leaves_is_said_with_the_command(
+    dev: Settings, migrations: Path, conn: Connection
+) -> None:
+    before = deploy().fingerprint_after
+    fails = "SELECT 1 / (CASE WHEN current_schema() = 'public' AND current_database() LIKE 'test_%' THEN 0 ELSE 1 END);"
+    second_migration(
+        migrations,
+        f"-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS new_idx ON code_patterns (id);\n{fails}",
+        "-- migrate: no-transaction\nDROP INDEX CONCURRENTLY IF EXISTS new_idx;",
+    )
+    with pytest.raises(MigrationFailed, match="division by zero") as failed:
+        deploy()
+    said = (
+        "dev is at revision 001, with what the script had done: kg recover dev undoes it; the first 1 of its 2 statem"
+    )
+    assert (failed.value.hint or "").startswith(said)
+    with operation(dev, "recover") as held:
+        assert recover(held).fingerprint == before
 
 
 def test_a_deploy_whose_verification_fails_is_rolled_back_and_ends_failed(

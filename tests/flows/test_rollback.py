@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
-from tasks.core.errors import RollbackFailed, UsageError
+from tasks.core.errors import RollbackFailed, UsageError, VerificationFailed
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import Settings
 from tests.flows.runs import backup, deploy, rollback, rows
@@ -40,6 +42,23 @@ def test_revert_takes_back_the_newest_deploy(dev: Settings, conn: Connection) ->
     assert conn.execute("SELECT to_regclass('code_embeddings')").fetchone() == (None,)
     assert conn.execute("SELECT count(*) FROM pg_extension WHERE extname = 'vector'").fetchone() == (1,)
     assert deploy().state == "deployed"
+
+
+def test_a_revert_to_what_somebody_has_damaged_says_which_way_leads_out(
+    dev: Settings, migrations: Path, conn: Connection
+) -> None:
+    deploy()
+    (migrations / "002_add.up.sql").write_text("ALTER TABLE code_patterns ADD COLUMN added int;")
+    (migrations / "002_add.down.sql").write_text("ALTER TABLE code_patterns DROP COLUMN added;")
+    deploy()
+    conn.execute("DROP TABLE code_relationships")
+    with pytest.raises(VerificationFailed, match="table code_relationships: missing") as failed:
+        rollback()
+    assert "it went back by revert, and what is there differs: kg rollback dev --strategy r" in (
+        failed.value.hint or ""
+    )
+    assert rollback(strategy="restore", yes=True).revision == "001"
+    assert conn.execute("SELECT count(*) FROM code_relationships").fetchone() == (0,)
 
 
 def test_revert_never_drops_rows_unasked(dev: Settings, conn: Connection, request: pytest.FixtureRequest) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import render
 from tasks.core.documents import PlanDocument, to_json
 from tasks.core.operations.outlook import outlook
 from tasks.core.postgres.connections import Connection
@@ -109,12 +110,18 @@ def test_what_would_be_adopted(settings: Settings, conn: Connection) -> None:
 
 
 def test_a_migration_that_cannot_run_in_the_scratch_database_leaves_the_plan_standing(
-    settings: Settings, conn: Connection, tmp_path: Path
+    settings: Settings, conn: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     migrations_of(tmp_path / "migrations", "ALTER TABLE code_patterns ADD COLUMN a int;\nSELECT 1/0;")
     deploy_graph(conn, settings, rows=1)
     found = outlook(settings.model_copy(update={"migrations": tmp_path / "migrations"}))
-    assert "division by zero" in found.measured.where
+    assert found.measured.failed == "002_change_something.up.sql:2:1: division by zero (22012)"
+    assert len(found.measured.statements) == 0
+    render.plan(PlanDocument.of(found))
+    said = capsys.readouterr().out
+    assert "\n✗ it fails where it was tried: 002_change_something.up.sql:2:1: division by zero (22012)\n" in said
+    assert "a deploy tries it on a restored copy first; where it fails there too, nothing is changed" in said
+    assert "\nrehearsal: on a restored copy, with the rights of " in said
     assert found.plan.target_revision == "002"
 
 

@@ -93,6 +93,7 @@ class PlanDocument(Document):
     gates: tuple[CheckItem, ...] = Field(description="What must be proved before it may run; each with its command")
     linter: str = Field(description="Who looked for hazards, or why nobody did")
     locks: str = Field(description="Where the locks were measured, or why they were not")
+    fails: str = Field(description="What a migration stumbled over where the locks were measured; empty: nothing")
     rehearsal: str = Field(description="Where the deploy tries it first, and with whose rights")
 
     @classmethod
@@ -112,5 +113,6 @@ class PlanDocument(Document):
             gates=tuple(map(CheckItem.of, outlook.gates)),
             linter=outlook.linted.linter if plan.pending else "nothing to look at",
             locks=outlook.measured.where or "nothing to measure",
+            fails=outlook.measured.failed,
             rehearsal=outlook.rehearsal if plan.pending else "nothing to rehearse",
         )

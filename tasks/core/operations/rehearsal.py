@@ -32,10 +32,13 @@ _OUR_OWN = Stand()
 
 @dataclass(frozen=True)
 class Measured:
-    """Statements by revision, as seen in a scratch database; `where` names its server, or says why there is none."""
+    """Statements by revision, as seen in a scratch database; `where` names its server, or says why there is none.
+    `failed`: what a migration stumbled over there.
+    """
 
     where: str
     statements: Mapping[str, tuple[Observed, ...]]
+    failed: str = ""
 
 
 def rehearse_on(
@@ -122,6 +125,8 @@ def measure_locks(
                 watch = Watch(database.schema_name)
                 apply(conn, migration, database, _nothing, observer=watch)
                 statements[migration.revision] = tuple(watch.statements)
+    except MigrationFailed as error:
+        return Measured(f"{where}, as far as it came", statements, error.message)
     except OpsError as error:
         return Measured(f"{where}: {error.message}", statements)
     return Measured(where, statements)
@@ -242,8 +247,9 @@ def _failed(migration: Migration, what: str, error: OpsError, stand: Stand) -> R
 
 def _hint(error: OpsError, stand: Stand) -> str:
     lacking = stand.rights and isinstance(error.__cause__, InsufficientPrivilege)
+    mend = "" if error.hint or lacking else "mend the migration, or the rows, and deploy again"
     rights = f"it was tried with the rights that {stand.rights} has: an administrator grants what is missing"
-    return "; ".join(filter(None, ["the database was not touched", rights if lacking else "", error.hint]))
+    return "; ".join(filter(None, ["the database was not touched", rights if lacking else "", error.hint, mend]))
 
 
 def _rows_of(schema: str, statements: Sequence[Observed], rows: Mapping[str, int]) -> dict[str, int]:
