@@ -63,6 +63,7 @@ class DeploySettings(_Section):
     prune: bool = True
     require_proof: bool = Field(True, description="Refuse to migrate without a proved backup")
     require_staging: bool = Field(False, description="Refuse revisions that staging has not applied and verified")
+    out_of_order: bool = Field(False, description="Apply a new migration below an applied one, instead of refusing it")
     auto_restore: bool = Field(False, description="A rollback may discard rows written since its backup")
 
 

@@ -165,6 +165,17 @@ def test_staging_has_applied_but_not_verified(
     assert "was applied there from another file (sha256 000000000000 there" in said
 
 
+def test_staging_has_applied_another_file(
+    conn: Connection, production: Settings, plan: DeployPlan, staging: Connection
+) -> None:
+    deploy_graph(staging, production, rows=1)
+    ledger.mark_verified(staging, ["001"])
+    staging.execute("UPDATE kg_ops.ledger SET checksum = repeat('0', 64)")
+    said = refusal(staging_gate(conn, production, plan))
+    assert f"{MIGRATIONS[0].label} was applied there from another file (sha256 000000000000 there, " in said
+    assert said.endswith("(kg deploy staging)")
+
+
 def test_what_staging_has_rolled_back_does_not_count(
     conn: Connection, production: Settings, plan: DeployPlan, staging: Connection
 ) -> None:

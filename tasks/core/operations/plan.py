@@ -43,8 +43,9 @@ class DeployPlan:
 
     @property
     def target_revision(self) -> str:
-        ahead = (*self.adopted, *self.pending)
-        return ahead[-1].revision if ahead else self.revision
+        ahead = [self.revision or "0", *(each.revision for each in (*self.adopted, *self.pending))]
+        newest = max(ahead, key=int)  # one that is applied out of order is below what is there
+        return newest if newest != "0" else self.revision
 
 
 def preview(settings: Settings) -> DeployPlan:
@@ -55,14 +56,14 @@ def preview(settings: Settings) -> DeployPlan:
 
 def is_current(conn: Connection, settings: Settings) -> bool:
     """Has the ledger every revision, so that nothing is pending? A quick look, before the plan is made."""
-    return ledger.exists(conn) and not ledger.pending(load_migrations(settings.migrations), ledger.entries(conn))
+    return ledger.exists(conn) and not _pending(settings, load_migrations(settings.migrations), ledger.entries(conn))
 
 
 def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     """The plan on this connection's database; nothing is written."""
     migrations = load_migrations(settings.migrations)
     entries = ledger.entries(conn) if ledger.exists(conn) else ()
-    pending = ledger.pending(migrations, entries)
+    pending = _pending(settings, migrations, entries)
     adopted: tuple[Migration, ...] = ()
     tolerated: tuple[str, ...] = ()
     if pending and not entries:
@@ -84,6 +85,12 @@ def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
         unverified=tuple(entry.revision for entry in entries if entry.verified_at is None),
         hash=_hash([settings.environment, server.database, identity, revision], adopted, to_run),
     )
+
+
+def _pending(
+    settings: Settings, migrations: Sequence[Migration], entries: Sequence[ledger.Entry]
+) -> tuple[Migration, ...]:
+    return ledger.pending(migrations, entries, out_of_order=settings.deploy.out_of_order)
 
 
 def agree(plan: DeployPlan, approved: str) -> None:

@@ -226,7 +226,8 @@ def _to_undo(operation: Operation, request: Request, conn: Connection) -> tuple[
     if request.only_operation:
         # What a crashed deploy applied and nobody verified belongs to the deploy that found it.
         return tuple(entry for entry in entries if entry.operation == operation.id or entry.verified_at is None)
-    newest = entries[-1].operation if entries else None
+    # By time: what was applied out of order is below what was there.
+    newest = max(entries, key=lambda entry: (entry.applied_at, int(entry.revision))).operation if entries else None
     return tuple(entry for entry in entries if entry.operation == newest)
 
 

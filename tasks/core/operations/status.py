@@ -118,7 +118,7 @@ def _see(conn: Connection, settings: Settings) -> _Seen:
     return _Seen(
         entries=entries,
         pending=(
-            *(each.label for each in ledger.pending(migrations, entries)),
+            *(each.label for each in ledger.pending(migrations, entries, out_of_order=settings.deploy.out_of_order)),
             *([f"one that is refused ({refused})"] if refused else []),
         ),
         backups=tuple(each for each in stored if each.manifest.database.is_same(mine)),

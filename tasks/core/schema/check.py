@@ -128,7 +128,7 @@ def _adoption(conn: Connection, settings: Settings, expected: Expected) -> Check
 def _pending(conn: Connection, settings: Settings) -> CheckResult:
     migrations: Sequence[Migration] = load_migrations(settings.migrations)
     entries = ledger.entries(conn)
-    waiting = ledger.pending(migrations, entries)
+    waiting = ledger.pending(migrations, entries, out_of_order=settings.deploy.out_of_order)
     revision = f"revision {entries[-1].revision}" if entries else "no revision"
     if not waiting:
         return ok("migrations", f"{revision}, nothing is pending")

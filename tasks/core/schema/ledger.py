@@ -182,7 +182,8 @@ def pending(
     if late and not out_of_order:
         raise Refused(
             f"{', '.join(late)} would be applied after revision {newest:03d}, out of order",
-            hint="give it the next free number, or allow it when it is independent of the later ones",
+            hint="give it the next free number; or, where it is independent of the later ones, say out_of_order = true "
+            "under [deploy] in the environment's TOML",
         )
     return waiting
 
