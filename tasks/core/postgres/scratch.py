@@ -20,9 +20,9 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from sql import query
 from tasks.core.addresses import Address
-from tasks.core.postgres import cluster, places
+from tasks.core.postgres import cluster, containers, places
 from tasks.core.postgres.accounts import server_account
-from tasks.core.postgres.binaries import Binaries, debian_with_vector, runnable_by, wheel
+from tasks.core.postgres.binaries import Binaries, debian_with_vector, path_with_vector, runnable_by, wheel
 from tasks.core.postgres.connections import (
     Connection,
     Server,
@@ -59,8 +59,8 @@ class Scratch:
 def scratch_database(settings: Settings, *, like: Server) -> Iterator[Scratch]:
     """An empty database for a copy from the server `like`: of its encoding, and its locale where that exists here.
 
-    In a cluster of our own it has the same major as `like` where those programs are at hand with pgvector, else the
-    embedded (newer) one. Raises OpsError.
+    In a cluster of our own it has the same major as `like` where those programs are at hand with pgvector (the wheel's,
+    Debian's, those on the PATH, the image of KG_SCRATCH_IMAGE), else the embedded (newer) one. Raises OpsError.
     """
     if settings.scratch is not None:
         with _kept_database(settings.scratch, like) as address:
@@ -78,8 +78,19 @@ def private_cluster(home: Path, major: int | None = None, superuser: str = clust
     """A cluster of this process alone, for its superuser: of that major where it can be had with pgvector, else the
     embedded one. It ends with the block, or with this process.
     """
+    binaries = binaries_for(major)
+    image = containers.image_for(major) if major and major != binaries.major else ""
+    if image:
+        # Its /dev/shm is its own, and large enough.
+        settings = {**_tuned(), "dynamic_shared_memory_type": "posix"}
+        name, address = containers.start(image, superuser, settings)
+        try:
+            yield address
+        finally:
+            containers.end(name)
+        return
     account = server_account()
-    binaries = runnable_by(binaries_for(major), account)
+    binaries = runnable_by(binaries, account)
     with places.usable(home) as true_home:
         place, users = places.new_scratch_place(true_home, account)
     try:
@@ -96,7 +107,7 @@ def binaries_for(major: int | None) -> Binaries:
     own = wheel()
     if major is None or major == own.major:
         return own
-    return debian_with_vector(major) or own
+    return debian_with_vector(major) or path_with_vector(major) or own
 
 
 def _tuned() -> dict[str, str]:

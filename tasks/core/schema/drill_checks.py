@@ -12,6 +12,7 @@ from tasks.core import commands
 from tasks.core.errors import CommandFailed
 from tasks.core.postgres.binaries import Binaries, extensions_of, has_icu
 from tasks.core.postgres.connections import Connection, Server, connect, role_of
+from tasks.core.postgres.containers import check_image, image_for
 from tasks.core.postgres.scratch import binaries_for
 from tasks.core.schema.report import CheckResult, failed, ok, skipped
 from tasks.core.settings import Settings
@@ -34,6 +35,10 @@ def check_scratch(conn: Connection, server: Server, settings: Settings) -> Check
     needs = _needs(conn)
     if settings.scratch is None:
         binaries = binaries_for(server.major)
+        image = "" if binaries.major == server.major else image_for(server.major)
+        if image:
+            check_image(image)  # what it has is seen when it runs
+            return ok(name, f"one of our own, in a container of {image}")
         problems, where = _own(needs, binaries), f"one of our own, PostgreSQL {binaries.version}"
     else:
         with connect(settings.scratch, purpose="check scratch") as scratch:
