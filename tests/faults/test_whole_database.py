@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,19 +13,20 @@ from unittest.mock import patch
 
 import pytest
 from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
 
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.retention import prune
 from tasks.core.errors import ConnectionFailed, RollbackFailed
 from tasks.core.operations.operation import operation
-from tasks.core.operations.rollback import RolledBack
+from tasks.core.operations.rollback import Request, RolledBack
 from tasks.core.operations.whole import reopen, restore_whole
 from tasks.core.postgres import scratch
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.sibling import hindrances
 from tasks.core.settings import CHECKOUT, Settings
-from tests.faults.runs import deploy, recovered, variables
+from tests.faults.runs import deploy, recovered, rollback, variables, whole
 from tests.integration.graphs import with_section
 
 INSERT = "INSERT INTO code_embeddings (file_path, file_hash) VALUES (%s, '1')"
@@ -228,3 +230,28 @@ def test_killed_on_the_way_it_is_the_old_or_the_new_one(saved: tuple[Settings, s
         assert (len(opened), others(settings)) == (1, [])
         assert state(settings) == before
     assert recovered(settings).nothing
+
+
+def test_where_no_database_may_be_created_the_other_way_is_named(settings: Settings, conn: Connection) -> None:
+    assert settings.address
+    name = f"plain_{os.getpid()}"
+    role, database = Identifier(name), Identifier(settings.address.dbname)
+    conn.execute(SQL("CREATE EXTENSION vector; CREATE ROLE {0} LOGIN PASSWORD 'plain'").format(role))
+    conn.execute(SQL("ALTER DATABASE {} OWNER TO {}").format(database, role))
+    conn.execute(SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+    own = settings.address.model_copy(update={"user": name, "password": SecretStr("plain")})
+    plain = settings.model_copy(update={"address": own})
+    try:
+        deploy(plain, drilled=False)
+        drill(plain, back_up(plain))
+        before = conn.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
+        with pytest.raises(RollbackFailed, match="this role may not create databases; nothing was changed") as refused:
+            whole(plain)
+        assert refused.value.hint == (
+            "without --whole-database our tables are swapped by schema: kg rollback dev --strategy restore"
+        )
+        assert conn.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone() == before
+        assert rollback(plain, Request("restore", yes=True)).strategy == "restore"
+    finally:
+        conn.execute(SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
+        conn.execute(SQL("REASSIGN OWNED BY {0} TO CURRENT_USER; DROP OWNED BY {0}; DROP ROLE {0}").format(role))

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from tasks.core.addresses import Address
+from tasks.core.operations.rollback import Request
 from tasks.core.postgres.connections import Connection
+from tasks.core.schema import ledger
 from tasks.core.schema.adoption import judge, without_tolerated
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.schema.compare import failures
 from tasks.core.schema.expected import Expected
+from tasks.core.settings import Settings
+from tests.faults.runs import deploy, rollback
 from tests.integration.schemas import HAND_RUN, differences, expectation, migrate, migrations_of, run, shared_session
 
 BODY = "CREATE OR REPLACE FUNCTION update_updated_at_column() RETURNS trigger LANGUAGE plpgsql AS "
@@ -257,3 +261,16 @@ def test_what_was_tolerated_stays_so_after_the_next_migration(
     )
     run(hand_made, migrations[1].sql)
     assert without_tolerated(differences(hand_made, expectation(hand_made, migrations)), tolerated) == ()
+
+
+def test_an_adopted_revision_is_never_reverted(settings: Settings, conn: Connection) -> None:
+    """Its tables and rows were there before: no way back drops them, whatever is confirmed."""
+    conn.execute(HAND_RUN.read_bytes())
+    conn.execute("INSERT INTO code_embeddings (file_path, file_hash) VALUES ('a', '1')")
+    deploy(settings, drilled=False)
+    assert [(entry.kind, entry.state) for entry in ledger.entries(conn)] == [("adopted", "applied")]
+    for asked in (Request("revert", yes=True), Request("auto", yes=True)):
+        done = rollback(settings, asked)
+        assert (done.nothing, done.detail) == (True, "no revision to undo")
+    assert conn.execute("SELECT count(*) FROM code_embeddings").fetchone() == (1,)
+    assert [(entry.kind, entry.state) for entry in ledger.entries(conn)] == [("adopted", "applied")]

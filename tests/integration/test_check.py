@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
 from tasks.core.errors import ConnectionFailed
-from tasks.core.postgres.connections import Connection, connect
+from tasks.core.postgres.connections import Connection, Vector, connect, describe
+from tasks.core.schema import server_checks
 from tasks.core.schema.check import ADVISORY, check
 from tasks.core.schema.extension import has_hnsw, known_bugs
+from tasks.core.schema.report import run_check
 from tasks.core.schema.server_checks import Patience
 from tasks.core.settings import Settings
 from tasks.core.vectors import advice
@@ -203,3 +207,20 @@ def test_an_index_that_searches_pass_over_is_said_with_the_remedy(
     said = found(check(settings), "re-index advice")
     assert "30 vectors, m=16, ef_construction=64; reads the whole table" in said
     assert "SET random_page_cost = 1.1" in said
+
+
+def test_a_server_without_pgvector_is_told_the_package(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what the catalog answers is made up: no server at hand lacks it."""
+    monkeypatch.setattr(server_checks, "vector_extension", lambda _: Vector(None, None, None))
+    report = check(settings)
+    said = found(report, "pgvector")
+    assert said.startswith("failed: the server has no pgvector (install its package (postgresql-")
+    assert "on Supabase: Dashboard, Extensions" in said
+    assert found(report, "schema").startswith("skipped: pgvector failed")
+    assert not report.ok
+
+
+def test_clients_older_than_the_server_are_told_what_to_install(conn: Connection, settings: Settings) -> None:
+    newer = dataclasses.replace(describe(conn), major=99)
+    result = run_check("client tools", partial(server_checks.check_tools, newer, settings))
+    assert (result.status, "99" in result.detail, "99" in result.remedy) == ("failed", True, True), result
