@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -32,6 +34,14 @@ def test_checksums_encryption_and_storage_class_are_sent(bucket: str) -> None:
         assert head["SSEKMSKeyId"] == "arn:aws:kms:us-east-1:1:key/k"
         assert head["StorageClass"] == "STANDARD_IA"
         assert head["ChecksumSHA256"]
+
+
+def test_encryption_by_the_store_s_own_keys(bucket: str) -> None:
+    store = s3_store(bucket, KG_STORE_SSE="AES256")
+    for key, blocks in (("dev/small", 1), ("dev/large", 9)):
+        store.put(key, [bytes(MIB)] * blocks)
+        head = store.client.head_object(**store._object(key))
+        assert (head["ServerSideEncryption"], "SSEKMSKeyId" in head) == ("AES256", False)
 
 
 def test_a_killed_multipart_upload_is_swept(bucket: str) -> None:
@@ -84,6 +94,27 @@ def test_both_ways_of_addressing(bucket: str, monkeypatch: pytest.MonkeyPatch, a
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://localhost:1")
     store = s3_store("s3://b/x", KG_STORE_ADDRESSING=addressing)
     assert host in store.client.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"})
+
+
+def test_a_bucket_in_the_host_s_name_is_reached(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual-host addressing for real, as on AWS: each host of amazonaws.com is the test's server."""
+    real = socket.getaddrinfo
+    port = urlsplit(os.environ["AWS_ENDPOINT_URL_S3"]).port
+    asked: set[str] = set()
+
+    def here(host: Any, *words: Any, **named: Any) -> Any:
+        asked.add(str(host))
+        return real("127.0.0.1" if str(host).endswith(".amazonaws.com") else host, *words, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", here)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://s3.us-east-1.amazonaws.com:{port}")
+    store = s3_store(bucket, KG_STORE_ADDRESSING="virtual")
+    store.put(KEY, [bytes(MIB)] * 9)
+    assert [entry.key for entry in store.list("dev/")] == [KEY]
+    assert content(store, KEY) == bytes(9 * MIB)
+    assert asked == {f"{store.bucket}.s3.us-east-1.amazonaws.com"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    assert s3_store(bucket, KG_STORE_ADDRESSING="path").exists(KEY), "the same object, by the other way"
 
 
 def test_a_cut_download_is_resumed_where_it_was_cut(bucket: str) -> None:
