@@ -70,6 +70,22 @@ def test_damage_is_named_with_and_without_the_identity(
         assert "was changed" in found.detail
 
 
+def test_after_a_change_of_keys_each_is_verified_as_far_as_its_identity_goes(
+    settings: Settings, conn: Connection, identity: pyrage.x25519.Identity
+) -> None:
+    deploy_graph(conn, settings, rows=5)
+    new = pyrage.x25519.Identity.generate()
+    old = back_up(settings.model_copy(update={"store_key": str(identity.to_public())}))
+    back_up(settings.model_copy(update={"store_key": str(new.to_public())}))
+    reader = settings.model_copy(update={"store_identity": SecretStr(str(new))})
+    first, second = verify_backups(reader).checks
+    assert (first.name, first.status, "does not fit" in first.detail) == (old.id, "failed", True)
+    assert "KG_STORE_IDENTITY" in first.remedy
+    assert (second.status, "entries: unchanged" in second.detail) == ("ok", True)
+    with pytest.raises(SettingsError, match="does not fit"):
+        verify_backups(reader, old.id)
+
+
 def test_malformed_keys_are_named(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="KG_STORE_KEY"):
         back_up(settings.model_copy(update={"store_key": "age1nonsense"}))

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from uuid import uuid4
 
 import pytest
 
 from sql import query
 from tasks.core.errors import DatabaseError, OperationRunning
+from tasks.core.operations import journal
 from tasks.core.operations.operation import current, operation
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.settings import Settings
@@ -132,7 +134,7 @@ with operation(load_settings("dev"), "deploy") as held, held.step("migrate"):
 
 
 def test_after_kill_9_the_next_operation_finds_it_unfinished(
-    settings: Settings, conn: Connection, environment_of: dict[str, str]
+    settings: Settings, conn: Connection, environment_of: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED], env=environment_of, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -141,11 +143,16 @@ def test_after_kill_9_the_next_operation_finds_it_unfinished(
     deadline = time.monotonic() + 10
     while held_locks(conn) and time.monotonic() < deadline:
         time.sleep(0.05)
-    with operation(settings, "deploy") as held:
+    with caplog.at_level("INFO"), operation(settings, "deploy") as held:
         assert [(dead.kind, dead.step, dead.step_state) for dead in held.abandoned] == [
             ("deploy", "migrate", "started")
         ]
+    assert "UTC died at migrate" in caplog.text
     assert states(conn) == [("deploy", "running"), ("deploy", "done")]  # until a deploy, rollback or recover settles it
+    conn.execute("UPDATE kg_ops.operation SET state = 'done' WHERE state = 'running'")
+    journal.begin(conn, uuid4(), "backup", "dev")
+    with caplog.at_level("INFO"), operation(settings, "backup"):
+        assert "UTC died at its start" in caplog.text
 
 
 def test_an_operation_refuses_where_kg_ops_may_not_be_made(settings: Settings, conn: Connection) -> None:

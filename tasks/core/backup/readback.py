@@ -11,7 +11,7 @@ from tasks.core.backup.library import Library, find, read_library
 from tasks.core.backup.manifest import Backup, StoredObject
 from tasks.core.backup.reading import check_stored, plain_chunks
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing
+from tasks.core.errors import CommandFailed, IntegrityError, ObjectMissing, SettingsError
 from tasks.core.postgres.tools import Tools, tools_for
 from tasks.core.progress import Track, size, track
 from tasks.core.schema.report import CheckResult, Report, failed, noted, ok
@@ -78,7 +78,7 @@ def verify_backups(settings: Settings, wanted: str | None = None) -> Report:
     if wanted is not None:
         return Report((_verified(settings, store, wanted),))
     library = read_library(store, environment)
-    checks = [_verified(settings, store, backup.id) for backup in library.backups]
+    checks = [_verified_among_others(settings, store, backup.id) for backup in library.backups]
     checks += _others(library)
     if not any(check.status in ("ok", "failed") for check in checks):
         checks.append(failed("backups", f"{environment} has none in {store.url}", f"kg backup {environment}"))
@@ -93,6 +93,14 @@ def _others(library: Library) -> Iterator[CheckResult]:
             yield failed(problem.name, problem.reason)
     for leftover in library.leftovers:
         yield noted(leftover.id, "it has no manifest, so it is no backup: under way, or killed (prune sweeps it)")
+
+
+def _verified_among_others(settings: Settings, store: Store, wanted: str) -> CheckResult:
+    """Keys change: an identity that does not fit one backup says nothing about the next."""
+    try:
+        return _verified(settings, store, wanted)
+    except SettingsError as error:
+        return failed(wanted, error.message, error.hint or "")
 
 
 def _verified(settings: Settings, store: Store, wanted: str) -> CheckResult:

@@ -151,7 +151,7 @@ def _start(conn: Connection, settings: Settings, kind: journal.Kind, *, terminat
     started.fence = journal.begin(conn, started.id, kind, settings.environment)
     started.abandoned = journal.unfinished(conn, started.id)
     for dead in started.abandoned:
-        note(f"an earlier {dead.kind} of {dead.started_at:%Y-%m-%d %H:%M} UTC ended without a word at {dead.step}")
+        note(f"an earlier {dead.kind} of {dead.started_at:%Y-%m-%d %H:%M} UTC died at {dead.step or 'its start'}")
     return started
 
 
