@@ -53,7 +53,9 @@ def show(document: StatusDocument) -> None:
         _marked(_MARKS[each.standing], f"{each.environment:<12}{each.verdict}")
         if each.next and each.standing != "not-configured":
             _marked("", f"  {'next':<10}{each.next}", style="bold")
-        if each.standing in ("safe", "not-safe"):
+        # Where it could not be looked at, nothing is known: "revision none" would be a lie.
+        looked = each.revision or each.backup or each.running or each.waiting
+        if each.standing == "safe" or (each.standing == "not-safe" and looked):
             for name, value in _lines(each, now):
                 _marked("", f"  {name:<10}{value}")
 

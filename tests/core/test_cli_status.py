@@ -58,6 +58,20 @@ def test_a_pipe_has_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) ->
     assert "\x1b" not in said
 
 
+def test_what_could_not_be_looked_at_is_not_said_to_be_none(capsys: pytest.CaptureFixture[str]) -> None:
+    blind = EnvironmentStatus(
+        environment="staging",
+        standing="not-safe",
+        verdict="role ro may not read the ledger",
+        next="an administrator runs",
+    )
+    show(StatusDocument(safe=False, environments=(blind,)))
+    assert capsys.readouterr().out.splitlines() == [
+        "✗ staging     role ro may not read the ledger",
+        "    next      an administrator runs",
+    ]
+
+
 def test_a_narrow_terminal_wraps_beneath_the_values() -> None:
     status, shown = on_a_terminal(SHOW, COLUMNS="80")
     assert status == 0, shown

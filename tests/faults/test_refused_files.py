@@ -10,10 +10,12 @@ from tasks.core.operations.plan import preview
 from tasks.core.operations.rollback import Request
 from tasks.core.operations.status import status_of
 from tasks.core.postgres.connections import Connection
+from tasks.core.progress import reporting
 from tasks.core.schema.report import Report
 from tasks.core.schema.verify import verify
 from tasks.core.settings import Settings
 from tests.faults.runs import deploy, recovered, rollback, variables
+from tests.integration.applying import Notes
 from tests.servers.job import state
 
 ADDS, DROPS = "ALTER TABLE code_patterns ADD COLUMN {} int;", "ALTER TABLE code_patterns DROP COLUMN {};"
@@ -63,7 +65,10 @@ def test_a_refused_file_hinders_no_look_and_no_way_back(
     assert report.ok, report
     assert said in revision_line(report)
     conn.execute(DEAD)
-    done = recovered(second)
+    notes = Notes()
+    with reporting(notes):
+        done = recovered(second)
+    assert any("died at its start" in line for line in notes.lines)
     assert ([dead.pid for dead in done.dead], done.revision) == ([1], "002")
     assert back_up(second).manifest.our_tables
     for name, value in variables(second).items():
