@@ -17,6 +17,7 @@ from flows.cli.signals import INTERRUPTED
 from tasks.core.errors import DatabaseError, EngineFailed, OpsError, Refused, UsageError
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+_WHO_ARE_YOU = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ def _known(error: BaseException) -> OpsError | None:
         code = getattr(error, "sqlstate", None)
         return DatabaseError(f"the database said: {first_line(str(error))}" + (f" ({code})" if code else ""))
     if package in ("prefect", "httpx", "httpcore"):
+        if (answer := getattr(error, "response", None)) is not None and answer.status_code in _WHO_ARE_YOU:
+            return EngineFailed(
+                f"the Prefect server at {answer.url.scheme}://{answer.url.netloc.decode()} asks who we are "
+                f"({answer.status_code})",
+                hint="set PREFECT_API_AUTH_STRING=user:password, as its PREFECT_SERVER_API_AUTH_STRING says "
+                "(on Prefect Cloud PREFECT_API_KEY)",
+            )
         said = first_line(str(error)) or type(error).__name__
         return EngineFailed(f"the flow engine failed: {said}", hint="--verbose shows where; try again")
     return None

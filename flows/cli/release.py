@@ -150,7 +150,7 @@ def _waiting(settings: Settings) -> tuple[Waiting, ...]:
 def _environments(named: str | None) -> list[Settings]:
     from typing import get_args
 
-    from tasks.core.errors import SettingsError
+    from tasks.core.errors import NotConfigured
     from tasks.core.settings import Environment, load_settings
 
     if named:
@@ -159,6 +159,6 @@ def _environments(named: str | None) -> list[Settings]:
     for name in get_args(Environment):
         try:
             found.append(load_settings(name))
-        except SettingsError:  # an environment whose address this machine does not have
+        except NotConfigured:  # this machine does not have its address
             continue
     return [settings for settings in found if settings.address is not None]

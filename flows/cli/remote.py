@@ -113,6 +113,8 @@ def _nobody(why: str) -> Refused:
 def _followed(
     client: SyncPrefectClient, run: FlowRun, environment: Environment, deployment: str, page: Callable[[UUID], str]
 ) -> RemoteDocument:
+    import httpx
+
     from tasks.core.documents import RemoteDocument, attach
 
     document = RemoteDocument(
@@ -125,6 +127,13 @@ def _followed(
             say(str(state.name))
             if not state.is_completed():
                 raise _failure(state.name, state.message or "", environment, document.page)
+    except httpx.TransportError as error:
+        lost = EngineFailed(
+            f"the Prefect server at {client.api_url} does not answer any more; the run may go on without it",
+            hint=f"kg status {environment} says how the database stands; {document.page}",
+        )
+        attach(lost, document)
+        raise lost from error
     except BaseException as error:
         attach(error, document)
         raise

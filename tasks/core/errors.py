@@ -3,6 +3,7 @@
 OpsError                     1  the operation failed
 ├── UsageError               2  the command line is wrong
 │   └── SettingsError        2  a setting is missing or malformed
+│       └── NotConfigured    2  nothing here says where the environment's database is
 ├── Refused                  3  nothing was done: a gate is closed
 │   ├── NotConfirmed         3  nobody said yes
 │   ├── OperationRunning     3  another operation holds the database
@@ -71,6 +72,10 @@ class UsageError(OpsError):
 
 class SettingsError(UsageError):
     code = "settings"
+
+
+class NotConfigured(SettingsError):
+    """No fault by itself: this machine need not know every environment."""
 
 
 class Refused(OpsError):

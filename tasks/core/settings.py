@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from tasks.core.addresses import Address, parse_address
 from tasks.core.application.settings import ApplicationSettings, base_url, daily_cost
 from tasks.core.backup.encryption import check_recipient
-from tasks.core.errors import SettingsError, UsageError
+from tasks.core.errors import NotConfigured, SettingsError, UsageError
 from tasks.core.notifications.events import NotificationSettings
 from tasks.core.release.rules import ApprovalSettings, Freeze, WindowRule
 
@@ -235,7 +235,7 @@ def _address(name: Environment, env: Mapping[str, str]) -> Address | None:
         return parse_address(variable, env[variable], password_variable, env.get(password_variable))
     if name == "dev":
         return None
-    raise SettingsError(
+    raise NotConfigured(
         f"{variable} is not set",
         hint=f"put postgresql://user@host:5432/dbname of {name} in it, and the password in {password_variable}",
     )

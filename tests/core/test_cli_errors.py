@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+import httpx
 import psycopg
 import pytest
 
@@ -151,3 +152,12 @@ def test_standard_output_is_given_back() -> None:
     before = sys.stdout
     answer(TEXT, raising(OpsError("x")), show)
     assert sys.stdout is before
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_asks_for_a_password_is_told_from_one_that_fails(status: int) -> None:
+    request = httpx.Request("GET", "http://127.0.0.1:4200/api/deployments/name/deploy/dev")
+    answer = httpx.Response(status, request=request)
+    found = failure_of(httpx.HTTPStatusError("Client error", request=request, response=answer))
+    assert found.message == f"the Prefect server at http://127.0.0.1:4200 asks who we are ({status})"
+    assert "PREFECT_API_AUTH_STRING=user:password" in (found.hint or "")

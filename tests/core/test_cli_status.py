@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from flows.cli.status import show
 from tasks.core.documents.status import EnvironmentStatus, ProvedBackup, RunningItem, StatusDocument, WaitingItem
+from tasks.core.operations.status import status
+from tasks.core.settings import CHECKOUT
 from tests.terminal import on_a_terminal
 
 ID = "20261114T021503Z-5ba87c1e"
@@ -87,3 +91,19 @@ def test_no_color_is_obeyed() -> None:
     _, shown = on_a_terminal(SHOW, COLUMNS="80", NO_COLOR="1")
     assert "\x1b[1m✗\x1b[0m staging" in shown, "bold is no colour"
     assert not re.search(r"\x1b\[(\d+;)?[34]\dm", shown)
+
+
+def test_a_file_with_a_mistake_is_not_an_environment_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing runs there, no nightly either: whoever asks whether he is safe is told so."""
+    folder = shutil.copytree(CHECKOUT / "deployments" / "environments", tmp_path / "environments")
+    with (folder / "dev.toml").open("a") as file:
+        file.write('[[freeze]]\nfrom = "yesterday"\nuntil = 2026-12-31\n')
+    monkeypatch.setenv("KG_ENVIRONMENTS", str(folder))
+    monkeypatch.delenv("STAGING_DB_URL", raising=False)
+    found = status(["dev", "staging"])
+    assert [each.standing for each in found.environments] == ["not-safe", "not-configured"]
+    assert found.safe is False
+    assert "dev.toml: freeze.0.from" in found.environments[0].verdict
+    assert "STAGING_DB_URL is not set" in found.environments[1].verdict

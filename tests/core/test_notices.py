@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -166,3 +168,34 @@ def test_a_long_text_is_cut_and_empty_links_are_left_out() -> None:
 
 def test_scrub_leaves_words_alone() -> None:
     assert scrub("kg at a host", {"SUPABASE_DB_PASSWORD": "a", "KG_HOME": "kg"}) == "kg at a host"
+
+
+AT_THE_END = """
+import logging, threading
+from tasks.core.notifications import sending
+
+class Remote(logging.Handler):
+    '''As Prefect's: what it takes is sent by a thread, which ends with the others.'''
+
+    def __init__(self):
+        super().__init__()
+        self.there = True
+        threading._register_atexit(self.end)
+
+    def end(self):
+        self.there = False
+
+    def emit(self, record):
+        print(record.getMessage() if self.there else "nobody sends this any more")
+
+logging.getLogger().addHandler(Remote())
+sending.PAUSES, sending.WAIT_SECONDS = (0.3,), 0.0
+sending.in_threads([("address 1", lambda: False)])
+"""
+
+
+def test_what_was_not_delivered_at_the_end_still_reaches_the_runs_log() -> None:
+    """Prefect's handler, used after that, prints a traceback on the terminal instead."""
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=True)
+    assert done.stdout == "address 1 could not be delivered to: it was refused. The operation goes on without\n"
+    assert done.stderr == ""

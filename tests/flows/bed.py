@@ -40,7 +40,8 @@ END $$;
 class Up:
     """A `kg up` and all that it may touch: a database for each of its environments, the others are not configured.
 
-    `more` are further variables of it; `port` is its server's, or that of the one at their PREFECT_API_URL.
+    `more` are further variables of it, `words` of its command line; `port` is its server's, or that of the one at their
+    PREFECT_API_URL.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Up:
     more: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[str] | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def database(self) -> Address:
@@ -96,7 +98,7 @@ class Up:
     def start(self) -> None:
         with (self.folder / "up.log").open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", MAIN, "up", "--port", str(self.port)],
+                [sys.executable, "-c", MAIN, "up", "--port", str(self.port), *self.words],
                 env=clean_environment(**self.variables),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -154,15 +156,31 @@ def up(running: Up) -> Up:
 @pytest.fixture
 def client(up: Up) -> Iterator[Any]:
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{up.port}/api"}), get_client(sync_client=True) as made:
+    there = {
+        PREFECT_API_URL: f"http://127.0.0.1:{up.port}/api",
+        PREFECT_API_AUTH_STRING: up.more.get("PREFECT_API_AUTH_STRING"),
+    }
+    with temporary_settings(there), get_client(sync_client=True) as made:
         yield made
 
 
 @pytest.fixture
 def target(up: Up) -> Iterator[Connection]:
     with connect(up.database, purpose="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def staging(up: Up) -> Iterator[Connection]:
+    with connect(up.databases["staging"], purpose="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def production(up: Up) -> Iterator[Connection]:
+    with connect(up.databases["production"], purpose="test") as opened:
         yield opened
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from tasks.core.notifications import sending
+from tasks.core.settings import CHECKOUT
 from tests.core.test_notices import Webhook, webhook
 
 __all__ = ["webhook"]
@@ -37,3 +42,30 @@ def test_a_dead_worker_has_an_alarm(engine: None, webhook: Webhook, monkeypatch:
     block.notify(subject=made.actions[0].subject, body=made.actions[0].body)
     assert webhook.received[0]["title"] == "kg: no worker is online"
     assert webhook.paths == ["/path-of-the-hook"]
+
+
+def test_a_saved_block_gets_its_own_events(
+    engine: None, webhook: Webhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside KG_NOTIFY_URLS, and chosen apart; a block that nobody has saved fails nothing."""
+    from prefect.blocks.notifications import SlackWebhook
+
+    from tasks.notices import tell
+
+    address = SecretStr(f"json://{webhook.address}/path-of-the-hook")
+    SlackWebhook(url=address).save("operations", overwrite=True, _sync=True)  # type: ignore[call-arg]
+    folder = shutil.copytree(CHECKOUT / "deployments" / "environments", tmp_path / "environments")
+    text = (folder / "dev.toml").read_text()
+    assert "[notifications.blocks]" not in text
+    chosen = '"slack-webhook/operations" = ["failed"]\n"slack-webhook/nobody" = ["recovered"]\n'
+    (folder / "dev.toml").write_text(f"{text}\n[notifications.blocks]\n{chosen}")
+    monkeypatch.setenv("KG_ENVIRONMENTS", str(folder))
+    monkeypatch.delenv("KG_NOTIFY_URLS", raising=False)
+    tell("dev", "succeeded", "Nothing was pending.")
+    assert webhook.received == []
+    tell("dev", "failed", "The database does not answer.")
+    assert [each["title"] for each in webhook.received] == ["dev: the run FAILED"]
+    assert "The database does not answer." in webhook.received[0]["message"]
+    monkeypatch.setattr(sending, "PAUSES", ())
+    tell("dev", "recovered", "What had died: nothing.")
+    assert "the Prefect block slack-webhook/nobody could not be delivered to: ValueError" in caplog.text

@@ -8,8 +8,11 @@ import pytest
 
 from tasks.core.documents import ReindexDocument
 from tasks.core.errors import UsageError
+from tasks.core.markdown import inline
 from tasks.core.postgres.connections import Connection
+from tasks.core.progress import reporting
 from tasks.core.settings import Settings
+from tests.flows.test_artifacts import Seen, newest
 from tests.integration.vector_data import fill
 from tests.terminal import kg
 
@@ -33,15 +36,7 @@ def filled(dev: Settings, conn: Connection) -> Connection:
 
 
 def artifact(key: str) -> str:
-    """The text of the latest of that key; the server has more than it lists at a time."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-    from prefect.client.schemas.sorting import ArtifactSort
-
-    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC, limit=1)
-    return str(found[0].data)
+    return str(newest(key).data)
 
 
 def test_advice_changes_nothing(filled: Connection) -> None:
@@ -56,7 +51,9 @@ def test_advice_changes_nothing(filled: Connection) -> None:
 
 def test_what_needs_no_reindex_is_built_only_when_named(filled: Connection) -> None:
     assert reindex(apply=True).rebuilt == ()
-    document = reindex(apply=True, index=INDEX, m=24, ef_construction=96, tune=True)
+    terminal = Seen()
+    with reporting(terminal):
+        document = reindex(apply=True, index=INDEX, m=24, ef_construction=96, tune=True)
     (done,) = document.rebuilt
     assert (done.name, done.parameters, done.left) == (INDEX, {"m": 24, "ef_construction": 96}, None)
     assert done.seconds_without_index == 0.0
@@ -65,6 +62,9 @@ def test_what_needs_no_reindex_is_built_only_when_named(filled: Connection) -> N
     assert {item.status for item in done.checks} == {"ok"}
     assert len(document.tuned) > 1
     assert sum(one.best for one in document.tuned) == 1
+    (building,) = [title for key, title in terminal.work.items() if key.startswith("build-")]
+    bar = newest("progress-build-dev")
+    assert (bar.description, float(bar.data)) == (inline(building), 100.0), "the same events feed both"
     reindexed = artifact("reindexed-dev-code-embeddings-embedding-idx")
     assert "| recall@10, mean |" in reindexed
     assert "data:image/png;base64," in reindexed

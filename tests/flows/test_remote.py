@@ -1,31 +1,65 @@
-"""`--remote`: a verb as a run of its deployment, by the worker of a real `kg up`; refused where nobody would run it."""
+"""`--remote`: a verb as a run of its deployment, by the worker of a real `kg up`; refused where nobody would run it.
+
+That `kg up` listens on every address and asks for a password, as one for a team does.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 
+from tasks.core.addresses import Address
+from tasks.core.errors import EngineFailed
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema import ledger
-from tests.flows.test_up import SLOW, Up, client, running, target, up
+from tests.flows.bed import SLOW, Up, client, target, up, up_bed
 from tests.processes import free_port
 from tests.terminal import kg
 
-__all__ = ["client", "running", "target", "up"]
+__all__ = ["client", "target", "up"]
 
 pytestmark = pytest.mark.timeout(600)
 
 OTHERS = "20260101T020000Z-0123abcd"
+PASSWORD = "operator:its-password"
+
+
+@pytest.fixture(scope="module")
+def running(postgres: Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    asked = {"PREFECT_SERVER_API_AUTH_STRING": PASSWORD, "PREFECT_API_AUTH_STRING": PASSWORD}
+    with up_bed(postgres, tmp_path_factory.mktemp("up"), "dev", **asked) as made:
+        made.words = ("--host", "0.0.0.0")
+        made.edit("dev", r"^(backup|drill|reindex|prune) = true", r"\1 = false")
+        made.start()
+        yield made
 
 
 def remote(up: Up, *words: str) -> Any:
     return kg(*words, "--remote", seconds=SLOW, **up.variables)
+
+
+def test_others_reach_it_with_the_password_only(up: Up) -> None:
+    own = socket.gethostbyname(socket.gethostname())
+    for address in ("127.0.0.1", own):
+        url = f"http://{address}:{up.port}/api/deployments/count"
+        assert httpx.post(url, json={}).status_code == httpx.codes.UNAUTHORIZED
+        assert httpx.post(url, json={}, auth=("operator", "wrong")).status_code == httpx.codes.UNAUTHORIZED
+        answer = httpx.post(url, json={}, auth=("operator", "its-password"))
+        assert (answer.status_code, answer.json() > 0) == (httpx.codes.OK, True), "its own start has registered them"
+    others = {**up.variables, "PREFECT_API_AUTH_STRING": "operator:wrong", "PREFECT_SERVER_API_AUTH_STRING": ""}
+    done = kg("deploy", "dev", "--remote", "--yes", **others)
+    assert done.returncode == 1, done.stderr
+    assert f"the Prefect server at http://127.0.0.1:{up.port} asks who we are (401)" in done.stderr
+    assert "hint: set PREFECT_API_AUTH_STRING=user:password" in done.stderr
+    assert "its-password" not in up.log
 
 
 def test_a_deploy_by_the_worker_is_followed_to_its_end(up: Up, client: Any, target: Connection) -> None:
@@ -71,7 +105,11 @@ def test_a_rollback_by_the_worker(up: Up, target: Connection) -> None:
 
 def test_a_machine_without_the_database_may_start_it(up: Up, target: Connection) -> None:
     """It has the server's address alone, in another PREFECT_HOME."""
-    own = {"PREFECT_API_URL": f"http://127.0.0.1:{up.port}/api", "PREFECT_HOME": str(up.folder / "elsewhere")}
+    own = {
+        "PREFECT_API_URL": f"http://127.0.0.1:{up.port}/api",
+        "PREFECT_API_AUTH_STRING": PASSWORD,
+        "PREFECT_HOME": str(up.folder / "elsewhere"),
+    }
     done = kg("deploy", "dev", "--remote", "--yes", "--json", seconds=SLOW, KG_HOME=str(up.folder / "elsewhere"), **own)
     assert done.returncode == 0, done.stderr
     assert [entry.state for entry in ledger.entries(target)] == ["applied"]
@@ -122,3 +160,24 @@ def assert_refused(done: Any, why: str) -> None:
     assert done.returncode == 3, done.stderr
     assert why in done.stderr
     assert "hint: kg up" in done.stderr
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_server_that_is_lost_meanwhile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from flows.cli import remote as followed
+
+    @flow
+    def ours() -> None: ...
+
+    def lost(*_: object) -> None:
+        raise httpx.ConnectError("Connection refused")
+
+    monkeypatch.setattr(followed, "_wait", lost)
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(ours)
+        with pytest.raises(EngineFailed, match="does not answer any more; the run may go on") as failed:
+            followed._followed(client, run, "dev", "deploy/dev", lambda run: f"http://page/{run}")
+    assert f"kg status dev says how the database stands; http://page/{run.id}" in (failed.value.hint or "")

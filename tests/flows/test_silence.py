@@ -17,17 +17,17 @@ from uuid import UUID
 import pytest
 
 from tasks.core.errors import SettingsError
-from tasks.core.postgres.connections import Connection, connect
+from tasks.core.postgres.connections import Connection
 from tasks.core.release import approvals
 from tasks.core.schema import ledger
 from tasks.core.schema.catalog import fingerprint, read_catalog
 from tests.core.test_notices import Webhook, webhook
-from tests.flows.bed import ASK, SLEEPS, SLOW, Up, begin, client, ends, runs, sleeping, up_bed
+from tests.flows.bed import ASK, SLEEPS, SLOW, Up, begin, client, ends, runs, sleeping, staging, target, up_bed
 from tests.flows.own_server import PREFECT, prefect_env, prefect_server
 from tests.processes import until
 from tests.terminal import clean_environment, kg
 
-__all__ = ["client", "webhook"]
+__all__ = ["client", "staging", "target", "webhook"]
 
 pytestmark = pytest.mark.timeout(900)  # a minute and a half on a quiet machine
 
@@ -59,18 +59,6 @@ def up(postgres: Any, webhook: Webhook, tmp_path_factory: pytest.TempPathFactory
         made.edit("staging", "^required = 0", "required = 1")
         made.start()
         yield made
-
-
-@pytest.fixture
-def target(up: Up) -> Iterator[Connection]:
-    with connect(up.databases["dev"], purpose="test") as opened:
-        yield opened
-
-
-@pytest.fixture
-def staging(up: Up) -> Iterator[Connection]:
-    with connect(up.databases["staging"], purpose="test") as opened:
-        yield opened
 
 
 def state(conn: Connection) -> tuple[object, ...]:

@@ -61,6 +61,15 @@ def test_nothing_is_missing_and_the_scheduler_makes_the_runs(up: Up, client: Any
     assert runs(client, "prune/dev")[0].parameters == {"environment": "dev", "apply": True}
 
 
+def test_the_server_has_the_settings_that_matter(up: Up, client: Any) -> None:
+    found = client.request("GET", "/admin/settings").json()
+    assert found["server"]["concurrency"]["lease_storage"].endswith(".lease_storage.filesystem")
+    assert found["server"]["analytics_enabled"] is False
+    assert found["flows"]["heartbeat_frequency"] == 30
+    assert found["server"]["ui"]["api_url"] == f"http://127.0.0.1:{up.port}/api"
+    assert found["ui_url"] == f"http://127.0.0.1:{up.port}"
+
+
 def test_a_schedule_that_was_switched_off_stays_off(up: Up, client: Any) -> None:
     from flows.cli.up.registry import register
 
@@ -96,6 +105,26 @@ def test_a_killed_flow_is_recovered(up: Up, client: Any, target: Connection, dep
     assert_nothing_was_copied(flow)
     os.kill(flow, signal.SIGKILL)
     assert ends(client, run).name == "Crashed"
+    until(lambda: len(runs(client, "recover/dev")) > before, seconds=30)
+    newest = max(runs(client, "recover/dev"), key=lambda each: each.created)
+    assert ends(client, newest.id).name == "Completed"
+    assert_as_before(target)
+
+
+def test_a_flow_that_hangs_is_ended_once_it_counts_as_crashed(
+    up: Up, client: Any, target: Connection, deploying: Callable[[], UUID]
+) -> None:
+    """Stopped, it neither dies nor beats, and holds the lock; test_silence shows that the server sees to its state."""
+    from prefect.states import Crashed
+
+    before = len(runs(client, "recover/dev"))
+    run = deploying()
+    flow = flow_process(up, run)
+    os.kill(flow, signal.SIGSTOP)
+    client.set_flow_run_state(run, Crashed(message="no heartbeat: its process died"), force=True)
+    up.says(f"process {flow} of deploy dev hung, its run counts as crashed: it was ended")
+    assert is_gone(flow)
+    assert up.log.count(" hung, ") == 1, "one that is killed does not hang"
     until(lambda: len(runs(client, "recover/dev")) > before, seconds=30)
     newest = max(runs(client, "recover/dev"), key=lambda each: each.created)
     assert ends(client, newest.id).name == "Completed"

@@ -61,6 +61,14 @@ def test_a_server_with_nothing_of_ours(variables: dict[str, str]) -> None:
     assert "kg up makes them, and starts a worker" in ending
 
 
+def limit_of(client: Any, flow: str) -> tuple[int, str] | None:
+    """How many runs of it at once, and what becomes of one more."""
+    found = client.read_deployment_by_name(f"{flow}/dev")
+    if found.global_concurrency_limit is None:
+        return None
+    return found.global_concurrency_limit.limit, found.concurrency_options.collision_strategy.value
+
+
 def test_what_is_lacking_is_named_one_by_one(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.schemas.actions import DeploymentUpdate
 
@@ -68,6 +76,10 @@ def test_what_is_lacking_is_named_one_by_one(client: Any, monkeypatch: pytest.Mo
 
     register(client, ["dev"])
     assert list(missing(client, ["dev"])) == ["work pool kg: no worker is online"]
+    assert {flow: limit_of(client, flow) for flow in FLOWS} == {
+        **dict.fromkeys(("backup", "deploy", "prune", "recover", "reindex", "restore-drill"), (1, "ENQUEUE")),
+        **dict.fromkeys(("check", "rollback", "verify"), None),  # nobody waits for a way back
+    }
     register(client, ["dev"])
     assert list(missing(client, ["dev"])) == ["work pool kg: no worker is online"], "made again, it is the same"
 

@@ -27,11 +27,25 @@ from tasks.core.schema.catalog import fingerprint, read_catalog
 from tasks.core.store.base import open_store
 from tests.core.test_notices import Webhook, listening
 from tests.flows.asking import release_of
-from tests.flows.bed import SLEEPS, SLOW, Up, begin, client, ends, flow_process, runs, sleeping, up, up_bed
+from tests.flows.bed import (
+    SLEEPS,
+    SLOW,
+    Up,
+    begin,
+    client,
+    ends,
+    flow_process,
+    production,
+    runs,
+    sleeping,
+    staging,
+    up,
+    up_bed,
+)
 from tests.processes import until
 from tests.terminal import kg
 
-__all__ = ["client", "up"]
+__all__ = ["client", "production", "staging", "up"]
 
 pytestmark = pytest.mark.timeout(900)  # some two minutes on a quiet machine
 
@@ -93,18 +107,6 @@ def running(postgres: Address, webhook: Webhook, tmp_path_factory: pytest.TempPa
 def move_window(up: Up, opens: datetime) -> None:
     """production's, which is open two hours of each day."""
     up.edit("production", "^rrule = .*", rf'rrule = "DTSTART:{opens:%Y%m%dT%H%M%S}\\nRRULE:FREQ=DAILY"')
-
-
-@pytest.fixture
-def staging(up: Up) -> Iterator[Connection]:
-    with connect(up.databases["staging"], purpose="test") as opened:
-        yield opened
-
-
-@pytest.fixture
-def production(up: Up) -> Iterator[Connection]:
-    with connect(up.databases["production"], purpose="test") as opened:
-        yield opened
 
 
 def titles(webhook: Webhook) -> list[str]:
@@ -203,6 +205,7 @@ def test_production_is_approved_then_held_and_picked_up_in_its_window(
     assert [(each["name"], each["note"]) for each in release["approved"]] == [("Grace", "seen on staging")]
     assert (release["started_by"], release["plan"]) == ("Ada", plan.hash)
     assert f"{opens:%Y-%m-%d %H:%M}" in release["window"]
+    is_told(webhook, "production: its window opens soon", f"The window {opens:%Y-%m-%d %H:%M}", plan.hash)
     is_told(webhook, "production: deploy succeeded", "It is at revision 001, verified.")
 
 

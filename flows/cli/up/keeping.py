@@ -96,7 +96,7 @@ class _Keeper:
                 self._look()
             say(f"kg up: {os.environ.get('PREFECT_UI_URL') or self._state.url}")
             say("  Ctrl-C waits for runs in progress, then stops")
-            say(f"  kg finds it by itself; for prefect's own commands: export PREFECT_API_URL={self._state.url}")
+            say(f"  for prefect's own commands: export PREFECT_API_URL={self._state.url}")
             while not self._stops.count:
                 self._look()
             self._drain()
@@ -114,6 +114,8 @@ class _Keeper:
                 hint=f"{self._state.folder}/server.log has what it said; start kg up again",
             )
         self._runs.look(self._worker)
+        for hung in self._runs.end_hanging():
+            say(f"{hung} hung, its run counts as crashed: it was ended, so that recover has room")
         if self._worker.ended is not None:
             self._restart()
 

@@ -20,6 +20,7 @@ from flows.cli.up.state import UpState
 from flows.cli.up.worker import GRACE_SECONDS, children, end_processes, is_alive
 from flows.guard import TAG
 
+ASK_SECONDS = 2.0  # between two questions whether the runs of living processes count as crashed
 REPORT_SECONDS = 15.0  # the worker says itself that a flow's process has died; after so long we do
 _RUN_ID = b"PREFECT__FLOW_RUN_ID="
 
@@ -69,6 +70,8 @@ class Runs:
     def __init__(self, client: SyncPrefectClient, state: UpState) -> None:
         self._client, self._state = client, state
         self._gone: dict[str, float] = {}
+        self._asked = 0.0
+        self._crashed: set[str] = set()  # by the last answer, with a process that lived
 
     def look(self, worker: Worker) -> None:
         """Note who has come and who has gone; who has gone without a word is marked Crashed."""
@@ -82,6 +85,19 @@ class Runs:
                 self._forget(run)
         if self._state.runs != before:
             self._state.save()
+
+    def end_hanging(self) -> list[str]:
+        """A process that hangs (stopped, say) sends no heartbeat, so that its run counts as crashed; but it still has
+        its locks, and recover would be refused. It is ended, unless it ends by itself. Returns what it was of each.
+        """
+        if time.monotonic() - self._asked < ASK_SECONDS:
+            return []
+        self._asked = time.monotonic()
+        crashed = {run: pid for run, pid in self._state.runs.items() if run_of(pid) == run and self._has_crashed(run)}
+        hang = {run: pid for run, pid in crashed.items() if run in self._crashed}
+        self._crashed = set(crashed)
+        end_processes(list(hang.values()), GRACE_SECONDS)
+        return [f"process {pid} of {self._describe(run)}" for run, pid in hang.items()]
 
     def under_way(self) -> dict[str, str]:
         """Flow run id -> its name and state, of the living."""
@@ -125,6 +141,12 @@ class Runs:
             return True
         return state is None or state.is_final()
 
+    def _has_crashed(self, run: str) -> bool:
+        with suppress(ObjectNotFound):
+            state = self._client.read_flow_run(UUID(run)).state
+            return bool(state and state.is_crashed())
+        return False
+
     def _describe(self, run: str) -> str:
         with suppress(ObjectNotFound):
             found = self._client.read_flow_run(UUID(run))
@@ -134,11 +156,16 @@ class Runs:
 
 
 def run_of(pid: int) -> str:
-    """The flow run that the process works for, by its environment; empty for none."""
+    """The flow run that the process carries out, by its environment; empty for none. When a run has died, the worker
+    has another process look for its hooks: that one is none.
+    """
     if not is_alive(pid):
         return ""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
+        return ""
+    if b"hook" in words:
         return ""
     return next((each.removeprefix(_RUN_ID).decode() for each in variables if each.startswith(_RUN_ID)), "")

@@ -124,8 +124,14 @@ def free_port(host: str) -> int:
 
 def ui_url(host: str, port: int) -> str:
     """PREFECT_UI_URL where it is set: behind a proxy only the operator knows it."""
-    name = socket.getfqdn() if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
-    return os.environ.get("PREFECT_UI_URL") or f"http://{name}:{port}"
+    name = _own_name() if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - only compared
+    return os.environ.get("PREFECT_UI_URL") or f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def _own_name() -> str:
+    """This machine's, as others call it: many a hosts file has localhost as its first."""
+    name = socket.getfqdn()
+    return socket.gethostname() if name.partition(".")[0] in ("localhost", "ip6-localhost") else name
 
 
 def configured() -> list[Environment]:

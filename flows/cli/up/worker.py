@@ -41,7 +41,8 @@ def children(parent: int) -> list[int]:
 
 
 def end_processes(pids: list[int], grace: float) -> None:
-    """SIGTERM, and SIGKILL for who is still there after `grace` seconds. Waits until all are gone."""
+    """SIGTERM, and SIGKILL for who is stopped, or still there after `grace` seconds. Waits until all are gone."""
+    _send([pid for pid in pids if _state(pid) == "T"], signal.SIGKILL)
     _send(pids, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while any(is_alive(pid) for pid in pids):
@@ -51,10 +52,15 @@ def end_processes(pids: list[int], grace: float) -> None:
 
 
 def is_alive(pid: int) -> bool:
+    return _state(pid) not in ("", "Z")
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for it: T is stopped, Z is dead and not waited for; empty where it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 def _send(pids: list[int], number: signal.Signals) -> None:

@@ -6,14 +6,13 @@ goes on; a channel that stalls or fails is tried again meanwhile, and at the lat
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from tasks.core.notifications.events import BAD, GOOD, WARNING
 from tasks.core.notifications.message import Message
@@ -43,6 +42,7 @@ def send(message: Message, channels: Sequence[Channel]) -> None:
 
 def in_threads(deliveries: Sequence[tuple[str, Callable[[], bool]]]) -> None:
     _keep_urls_out_of_logs()
+    _wait_at_the_end()
     now = time.monotonic()
     _under_way[:] = [(thread, end) for thread, end in _under_way if thread.is_alive()]
     started = []
@@ -105,7 +105,14 @@ def _not_ours(record: logging.LogRecord) -> bool:
     return record.threadName != _THREAD
 
 
-@atexit.register
+@cache
+def _wait_at_the_end() -> None:
+    """Before the threads end that send a run's log, so that it still gets the warnings: Prefect registers those in this
+    way, too, and the last that is registered comes first. `atexit` would be too late.
+    """
+    threading._register_atexit(finish)  # type: ignore[attr-defined]
+
+
 def finish() -> None:
     """What is still under way when the process ends has until its deadline."""
     for thread, deadline in _under_way:

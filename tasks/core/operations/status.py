@@ -20,7 +20,7 @@ from tasks.core.documents.status import (
     StatusDocument,
     WaitingItem,
 )
-from tasks.core.errors import ConnectionFailed, OpsError, SettingsError
+from tasks.core.errors import ConnectionFailed, NotConfigured, OpsError, SettingsError
 from tasks.core.operations import journal
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
 from tasks.core.release.approvals import open_plans
@@ -64,10 +64,12 @@ def status_of(environment: Environment) -> EnvironmentStatus:
     """One environment's line; what kept us from looking is the line then."""
     try:
         settings = load_settings(environment)
-    except SettingsError as error:
+    except NotConfigured as error:
         return EnvironmentStatus(
             environment=environment, standing="not-configured", verdict=error.message, next=error.hint or ""
         )
+    except SettingsError as error:
+        return _unsafe(environment, error.message, error.hint or "correct it: nothing runs there until then")
     if settings.address is None and not (settings.home / "postgres").exists():
         return _nothing_yet(environment, "there is no embedded database yet")
     try:

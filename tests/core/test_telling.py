@@ -1,0 +1,42 @@
+"""The words of messages, each event by itself: what people get at a webhook."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.telling import tell_old_proof, tell_pruned
+from tasks.core.backup.retention import Decision, RetentionPlan
+from tasks.core.schema.report import Report, failed, ok
+from tests.core.test_notices import Webhook, webhook
+
+__all__ = ["webhook"]
+
+ID = "20260101T020000Z-0123abcd"
+
+
+@pytest.fixture
+def told(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> Webhook:
+    monkeypatch.setenv("KG_NOTIFY_URLS", f"json://{webhook.address}/")
+    return webhook
+
+
+def test_what_was_pruned_is_named_and_nothing_is_no_news(told: Webhook) -> None:
+    kept = Decision("20260102T020000Z-0123abcd", "the newest proved")
+    tell_pruned("dev", RetentionPlan(keep=(kept,), delete=()))
+    assert told.received == []
+    tell_pruned("dev", RetentionPlan(keep=(kept,), delete=(Decision(ID, "older than 7 days"),)))
+    (message,) = told.received
+    assert message["title"] == "dev: backups were pruned"
+    assert message["message"].startswith("1 deleted by the retention, 1 backups kept.")
+    assert f"deleted: {ID}" in message["message"]
+
+
+def test_a_proof_that_is_too_old_is_told_with_what_to_do(told: Webhook) -> None:
+    tell_old_proof("dev", Report((ok("proved backup", "2 hours old"), failed("schema", "another index"))))
+    assert told.received == [], "only what this event is about"
+    old = failed("proved backup", "the newest proved backup is 9 days old", "kg backup dev")
+    tell_old_proof("dev", Report((ok("schema", "as revision 001 makes it"), old)))
+    (message,) = told.received
+    assert message["title"] == "dev: no backup was proved lately"
+    assert message["message"].startswith("the newest proved backup is 9 days old.")
+    assert "next: kg backup dev" in message["message"]
