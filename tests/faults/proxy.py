@@ -19,10 +19,11 @@ STALLED = 30.0  # seconds that a stalled call would last; every client here give
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server says instead of doing it: the status line's end, and S3's code for it."""
+    """What a server says instead of doing it: the status line's end, and S3's code for it, or a `body` of another."""
 
     status: str
-    code: str
+    code: str = ""
+    body: str | None = None
 
 
 _ANSWERS = {
@@ -87,7 +88,8 @@ class Proxy:
             await asyncio.sleep(STALLED)
         elif isinstance(fault, Answer) or fault in _ANSWERS:
             said = fault if isinstance(fault, Answer) else _ANSWERS[fault]
-            text = b"" if head.startswith(b"HEAD") else f"<Error><Code>{said.code}</Code></Error>".encode()
+            body = f"<Error><Code>{said.code}</Code></Error>" if said.body is None else said.body
+            text = b"" if head.startswith(b"HEAD") else body.encode()
             writer.write(
                 f"HTTP/1.1 {said.status}\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n".encode() + text
             )

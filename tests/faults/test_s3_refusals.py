@@ -105,6 +105,33 @@ def test_rights_to_half_of_it(on_bed: Bed, method: str, caplog: pytest.LogCaptur
     assert "may be left behind" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer("200 OK", body=""),
+        Answer("200 OK", body="<?xml version='1.0'?><html><body>Welcome</body></html>"),
+        Answer("404 Not Found", body="<html><body>no such page</body></html>"),
+        Answer("404 Not Found", body=""),
+    ],
+    ids=["nothing", "a-page", "no-page", "nothing-there"],
+)
+def test_a_web_server_is_no_empty_bucket(on_bed: Bed, answer: Answer) -> None:
+    on_bed.fresh()
+    on_bed.proxy.reset(lambda _: answer)
+    through = on_bed.through
+    for work in (
+        lambda: back_up(through),
+        lambda: read_library(open_store(through), "dev"),
+        lambda: list(open_store(through).unfinished("dev/", datetime.now(UTC))),
+        lambda: check_exists(open_store(through), "dev", on_bed.template.id),
+        lambda: prune(through, apply=True),
+    ):
+        error = refused(work)
+        assert "answers as no S3 server does" in error.message
+        assert "AWS_ENDPOINT_URL_S3" in (error.hint or "")
+    assert nothing_was_left(on_bed)
+
+
 def test_the_verbs_that_read_say_it(
     on_bed: Bed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from botocore.config import Config
 from tasks.core.errors import ObjectExists, ObjectMissing, SettingsError, StoreError
 from tasks.core.store.base import Entry, Reader, Stored, Tally, check_key, check_prefix, log
 from tasks.core.store.parts import Body, Part, Uploads, parts, sha256_header
-from tasks.core.store.s3_errors import s3_errors
+from tasks.core.store.s3_errors import check_listing, s3_errors
 from tasks.core.store.s3_reader import ResumingReader
 
 if TYPE_CHECKING:
@@ -97,8 +97,10 @@ class S3Store:
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self.prefix + check_prefix(prefix), **self.owner
         )
-        with s3_errors(f"list {self.url}", self.bucket):
+        doing = f"list {self.url}"
+        with s3_errors(doing, self.bucket):
             for page in pages:
+                check_listing(page, doing)
                 for found in page.get("Contents", []):
                     yield Entry(found["Key"].removeprefix(self.prefix), found["Size"], found["LastModified"])
 
@@ -129,8 +131,10 @@ class S3Store:
         pages = self.client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self.bucket, Prefix=self.prefix + check_prefix(prefix), **self.owner
         )
-        with s3_errors(f"list the unfinished uploads of {self.url}", self.bucket):
+        doing = f"list the unfinished uploads of {self.url}"
+        with s3_errors(doing, self.bucket):
             for page in pages:
+                check_listing(page, doing)
                 for found in page.get("Uploads", []):
                     if found["Initiated"] < before:
                         yield f"{found['Key'].removeprefix(self.prefix)}?uploadId={found['UploadId']}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from botocore import exceptions as boto
 
@@ -15,6 +16,7 @@ _RIGHTS = (
     "s3:ListBucketMultipartUploads; with KG_STORE_BUCKET_OWNER set, check that account id"
 )
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3, AWS_REGION and the network"
+_LATER = "run it again later; where that changes nothing, check AWS_ENDPOINT_URL_S3: is it an S3 server?"
 _ELSEWHERE = (
     "the bucket is in another region, or at another address",
     "set AWS_REGION to the bucket's; or does AWS_ENDPOINT_URL_S3 want https?",
@@ -36,8 +38,8 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "SlowDown": ("the store asked to slow down, also after retries", "run it again later, or raise its request limits"),
     "ServiceUnavailable": ("the store is overloaded or down, also after retries", "run it again later"),
     "503": ("the store is overloaded or down, also after retries", "run it again later"),
-    "InternalError": ("the store failed inside, also after retries", "run it again later"),
-    "500": ("the store failed inside, also after retries", "run it again later"),
+    "InternalError": ("the store failed inside, also after retries", _LATER),
+    "500": ("the store failed inside, also after retries", _LATER),
     "BadDigest": ("the bytes were changed on their way", "run it again; look at proxies in between"),
     "XAmzContentSHA256Mismatch": ("the bytes were changed on their way", "run it again; look at proxies in between"),
     "NoSuchUpload": ("the upload was aborted from elsewhere", "run it again; does a lifecycle rule end uploads early?"),
@@ -80,6 +82,16 @@ def s3_errors(doing: str, bucket: str) -> Iterator[None]:
         raise _unasked(error, doing, bucket) from error
 
 
+def check_listing(page: Mapping[str, Any], doing: str) -> None:
+    """Raises StoreError where the page is none of S3's: what a web server says to everybody is no empty bucket."""
+    if not {"Name", "Bucket", "IsTruncated", "KeyCount"} & page.keys():
+        raise _no_s3(doing)
+
+
+def _no_s3(doing: str) -> StoreError:
+    return StoreError(f"could not {doing}: the endpoint answers as no S3 server does", hint=_ENDPOINT)
+
+
 def _unasked(error: boto.BotoCoreError, doing: str, bucket: str) -> StoreError:
     if isinstance(error, boto.ProfileNotFound):
         return StoreError(f"could not {doing}: AWS_PROFILE names no known profile", hint=_CREDENTIALS)
@@ -95,6 +107,8 @@ def _answered(error: boto.ClientError, doing: str, bucket: str) -> StoreError:
             f"could not {doing}: there is no bucket {bucket}",
             hint="create it, or correct KG_STORE_URL; kg creates none",
         )
+    if code in ("", "404") and not error.operation_name.startswith("Head"):  # S3 has words, but in answers to HEAD
+        return _no_s3(doing)
     if code in ("NoSuchKey", "404", "NotFound"):
         return ObjectMissing(f"could not {doing}: it is not there")
     if code in ("PreconditionFailed", "ConditionalRequestConflict", "412"):
