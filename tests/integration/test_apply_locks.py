@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import psycopg
@@ -18,6 +20,29 @@ from tests.integration.applying import SETTINGS, Notes, Write, notes, nothing, r
 from tests.processes import until
 
 __all__ = ["notes", "write"]  # fixtures
+
+
+@contextmanager
+def short_readers(database: Address, count: int) -> Iterator[list[float]]:
+    """So many sessions that go on reading table a; the longest that one of them took, in seconds."""
+    longest, done = [0.0], threading.Event()
+
+    def read() -> None:
+        with connect(database, purpose="short reader") as mine:
+            while not done.is_set():
+                began = time.monotonic()
+                mine.execute("SELECT count(*) FROM a")
+                longest[0] = max(longest[0], time.monotonic() - began)
+
+    readers = [threading.Thread(target=read) for _ in range(count)]
+    for thread in readers:
+        thread.start()
+    try:
+        yield longest
+    finally:
+        done.set()
+        for thread in readers:
+            thread.join()
 
 
 def test_while_it_waits_it_says_for_whom_and_then_gives_up(
@@ -56,25 +81,10 @@ def test_the_whole_transaction_is_tried_again_until_its_locks_are_granted(
 def test_readers_wait_no_longer_than_the_lock_timeout(database: Address, conn: Connection, write: Write) -> None:
     """One long reader holds the table; the ALTER queues behind it, and short readers queue behind the ALTER."""
     conn.execute("CREATE TABLE a (id int)")
-    longest, done = [0.0], threading.Event()
-
-    def read() -> None:
-        with connect(database, purpose="short reader") as mine:
-            while not done.is_set():
-                began = time.monotonic()
-                mine.execute("SELECT count(*) FROM a")
-                longest[0] = max(longest[0], time.monotonic() - began)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
     with connect(database, purpose="long reader") as reader, reader.transaction():
         reader.execute("SELECT * FROM a")
-        for thread in readers:
-            thread.start()
-        with pytest.raises(MigrationFailed, match="55P03"):
+        with short_readers(database, 2) as longest, pytest.raises(MigrationFailed, match="55P03"):
             apply(conn, write("ALTER TABLE a ADD b int;"), SETTINGS, nothing)
-        done.set()
-        for thread in readers:
-            thread.join()
     assert 0.05 < longest[0] < SETTINGS.lock_timeout.total_seconds() + 0.4
 
 
@@ -86,27 +96,11 @@ def test_idle_blockers_are_ended_on_request_after_they_were_shown(
     wanted = {"lock_timeout": timedelta(milliseconds=700), "lock_attempts": 5, "terminate_idle_blockers": True,
               "idle_blocker_limit": timedelta(seconds=1)}  # fmt: skip
     settings = SETTINGS.model_copy(update=wanted)
-    longest, done = [0.0], threading.Event()
-
-    def read() -> None:
-        with connect(database, purpose="short reader") as mine:
-            while not done.is_set():
-                began = time.monotonic()
-                mine.execute("SELECT count(*) FROM a")
-                longest[0] = max(longest[0], time.monotonic() - began)
-
-    readers = [threading.Thread(target=read) for _ in range(4)]
     idler = connect(database, purpose="long reader", autocommit=False)
     idler.execute("SELECT * FROM a")
     pid = idler.info.backend_pid
-    for thread in readers:
-        thread.start()
-    try:
+    with short_readers(database, 4) as longest:
         apply(conn, write("ALTER TABLE a ADD b int;"), settings, nothing)
-    finally:
-        done.set()
-        for thread in readers:
-            thread.join()
     with pytest.raises(psycopg.OperationalError):
         idler.execute("SELECT 1")
     said = [line for line in notes.lines if f"pid {pid}" in line]
