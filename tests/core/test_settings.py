@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyrage
 import pytest
 
 from tasks.core.errors import SettingsError
-from tasks.core.settings import load_settings
+from tasks.core.settings import CHECKOUT, load_settings
+from tasks.core.variables import KNOWN, unread
 
 
 def refused(**variables: str) -> SettingsError:
@@ -107,3 +109,15 @@ def test_a_file_that_cannot_be_meant_is_one_line(tmp_path: Path, content: bytes,
 def test_a_folder_in_the_file_s_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "dev.toml").mkdir()
     assert "cannot be read" in refused(KG_ENVIRONMENTS=str(tmp_path)).message
+
+
+def test_a_variable_that_nothing_reads_is_named_with_what_was_meant() -> None:
+    names = ["KG_STORE", "KG_STORE_URL", "KG_TEST_S3_ENDPOINT", "KG_HOMES", "KG_ZZZZZZ", "HOME"]
+    assert unread(names) == ("KG_HOMES (or is it KG_HOME?)", "KG_STORE (or is it KG_STORE_URL?)", "KG_ZZZZZZ")
+
+
+def test_every_variable_of_ours_is_known() -> None:
+    files = [path for folder in ("tasks", "flows") for path in (CHECKOUT / folder).rglob("*.py")]
+    sources = [path.read_text() for path in files if path.name != "variables.py"]
+    used = {name for source in sources for name in re.findall(r"\bKG_[A-Z]+(?:_[A-Z]+)*\b(?!_)", source)}
+    assert used == KNOWN

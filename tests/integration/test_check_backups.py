@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from psycopg.sql import SQL, Identifier
 
 from tasks.core.addresses import Address
@@ -93,3 +94,13 @@ def test_another_database_s_backup_proves_nothing(conn: Connection, settings: Se
         "one of this; or is KG_STORE_URL, or the database's address, that of another environment?)"
     )
     assert failing(report) <= ADVISORY, "a deploy makes a new one"
+
+
+def test_a_variable_of_another_name_is_noted(
+    conn: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KG_STORE for KG_STORE_URL: backups go into a folder of this machine, and nobody notices."""
+    monkeypatch.setenv("KG_STORE", "s3://bucket/kg")
+    assert found(check(settings), "variables") == "note: nothing reads KG_STORE (or is it KG_STORE_URL?)"
+    monkeypatch.delenv("KG_STORE")
+    assert [each for each in check(settings).checks if each.name == "variables"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,10 +13,11 @@ from tasks.core.schema import drill_checks, ledger, live_checks, server_checks
 from tasks.core.schema.adoption import judge
 from tasks.core.schema.expected import Expected, expected_catalogs
 from tasks.core.schema.migrations import Migration, load_migrations
-from tasks.core.schema.report import CheckResult, Report, failed, ok, run_check, skipped
+from tasks.core.schema.report import CheckResult, Report, failed, noted, ok, run_check, skipped
 from tasks.core.schema.server_checks import Patience
 from tasks.core.schema.verify import check_schema, expectation
 from tasks.core.settings import Settings
+from tasks.core.variables import unread
 
 ADVISORY = frozenset(
     {
@@ -76,6 +78,8 @@ def _all(conn: Connection, server: Server, settings: Settings, patience: Patienc
     store = run("store", _store, settings)
     yield store
     yield _unless_failed(store, "proved backup", partial(_proved_backup, conn, settings))
+    if strange := unread(os.environ):
+        yield noted("variables", f"nothing reads {', '.join(strange)}")
 
 
 def _advice(settings: Settings) -> Iterator[CheckResult]:
