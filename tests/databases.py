@@ -49,6 +49,8 @@ CANNOT = {
         "test_a_missing_schema_is_named",
         "test_without_a_transaction_statements_run_one_by_one",
         "test_staging_has_applied_but_not_verified",
+        "test_staging_has_applied_another_file",
+        "test_what_the_whole_server_would_feel",
         "test_what_staging_has_rolled_back",
         "test_a_scratch_server_of_the_operators",
     ),
