@@ -41,9 +41,8 @@ def tell(environment: Environment, event: Event, text: str, **links: str) -> Non
 def report_nightly(environment: Environment) -> None:
     """Ping KG_HEARTBEAT_URL: a nightly has ended well. Never raises."""
     try:
-        addressees = load_addressees(environment)
-        if addressees.heartbeat:
-            ping(addressees.heartbeat.get_secret_value(), environment)
+        if address := load_addressees(environment).beat:
+            ping(address, environment)
     except Exception as error:
         log.warning("no heartbeat for %s: %s", environment, type(error).__name__)
 

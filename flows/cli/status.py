@@ -88,6 +88,8 @@ def _window(one: EnvironmentStatus, now: datetime) -> str:
 
 def _waits(one: EnvironmentStatus, plan: WaitingItem) -> str:
     """For whom or what, until when, and how to answer."""
+    if plan.deserted:
+        return f"its run no longer waits (crashed, cancelled or hanging); kg deploy {one.environment} prepares it anew"
     if plan.missing:
         people = f"{plan.missing} approval{'' if plan.missing == 1 else 's'}"
         return f"{people} until {plan.expires.astimezone():%a %H:%M} (kg approve {one.environment} --name NAME)"

@@ -62,6 +62,15 @@ def test_a_pipe_has_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) ->
     assert "\x1b" not in said
 
 
+def test_a_plan_that_its_run_has_left_is_not_said_to_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    staging, production = document().environments
+    left = production.waiting[0].model_copy(update={"deserted": True})
+    show(StatusDocument(safe=False, environments=(staging, production.model_copy(update={"waiting": (left,)}))))
+    said = capsys.readouterr().out
+    assert "plan 5085e406a3ce of Ada: its run no longer waits (crashed, cancelled or hanging); kg deploy produ" in said
+    assert "kg approve" not in said
+
+
 def test_what_could_not_be_looked_at_is_not_said_to_be_none(capsys: pytest.CaptureFixture[str]) -> None:
     blind = EnvironmentStatus(
         environment="staging",

@@ -137,6 +137,22 @@ def test_malformed_settings_fail_nothing(
     assert "nobody was told that production failed: SettingsError" in caplog.text
 
 
+def test_a_wrong_heartbeat_address_silences_nobody(
+    webhook: Webhook,
+    tell,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from tasks.notices import report_nightly
+
+    monkeypatch.setenv("KG_HEARTBEAT_URL", "ftp://elsewhere/beat-secret")
+    tell("dev", "failed", "It did not work.")
+    assert [each["title"] for each in webhook.received] == ["dev: the run FAILED"]
+    report_nightly("dev")
+    assert "no heartbeat for dev: SettingsError" in caplog.text
+    assert "beat-secret" not in caplog.text
+
+
 def test_no_secret_of_database_or_webhook_is_in_a_message(webhook: Webhook, tell) -> None:  # type: ignore[no-untyped-def]
     leak = f"postgresql://kg:other-password@h/d database/password database%2Fpassword {webhook.address}/path-secret"
     tell("dev", "failed", leak, page="http://me:link-password@ui/")

@@ -11,6 +11,15 @@ import pytest
 from tasks.core.settings import CHECKOUT
 
 
+def test_each_way_to_run_it_has_its_section_and_says_what_was_not_tried() -> None:
+    text = (CHECKOUT / "deployments" / "README.md").read_text()
+    sections = dict(part.partition("\n")[::2] for part in text.split("\n## ")[1:])
+    assert "prefect worker start --pool kg" in sections["A Prefect server of your own"]
+    assert "docker build -f deployments/docker/Dockerfile" in sections["Docker"]
+    assert "**it was not run on a cluster.**" in sections["Kubernetes"]
+    assert "**It was not run there.**" in sections["Prefect Cloud"]
+
+
 def rendered(**values: str) -> dict[str, Any]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration

@@ -50,6 +50,10 @@ def test_outside_of_the_window(asking: Callable[..., None], dev: Settings, conn:
     asking(0, f'[[windows]]\nrrule = "DTSTART:{soon}\\nRRULE:FREQ=WEEKLY"\nduration = "PT2H"\n')
     with pytest.raises(Refused, match=r"is not in a maintenance window with .* left; the next is") as refused:
         deploy()
+    closing = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() - 3600))
+    asking(0, f'[[windows]]\nrrule = "DTSTART:{closing}\\nRRULE:FREQ=WEEKLY"\nduration = "PT3620S"\n')
+    with pytest.raises(Refused, match=r"is not in a maintenance window with .* left; the next is") as refused:
+        deploy()  # it is open, for some seconds more
     assert "kg up" in (refused.value.hint or "")
     assert "--now --reason" in (refused.value.hint or "")
     assert ledger.entries(conn) == ()

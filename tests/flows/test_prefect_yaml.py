@@ -51,6 +51,15 @@ def test_the_form_of_each_flow_is_what_the_ui_needs(entrypoint: str) -> None:
         assert form["strategy"]["enum"] == ["auto", "revert", "restore", "reset"]
 
 
+def test_nothing_is_pulled_and_that_is_said() -> None:
+    """Entrypoints are modules of what is installed, on a worker's machine and in an image alike; Prefect would fill in
+    a step of its own, which clones or copies.
+    """
+    assert yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["pull"] == []
+    assert all("pull" not in each for each in deployments())
+    assert all(":" not in entrypoint and "/" not in entrypoint for entrypoint in entrypoints())
+
+
 def test_run_names_say_what_and_where() -> None:
     from prefect.flows import load_flow_from_entrypoint
 

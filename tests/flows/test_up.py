@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.terminal import kg
 __all__ = ["client", "running", "target", "up"]
 
 pytestmark = pytest.mark.timeout(600)
+
+ANOTHER = "127.0.0.2"  # an address of this machine other than 127.0.0.1, which every Linux has
 
 
 @pytest.fixture
@@ -43,6 +46,14 @@ def assert_as_before(conn: Connection) -> None:
     assert conn.execute("SELECT to_regclass('half')").fetchone() == (None,)
     assert conn.execute("SELECT count(*) FROM kg_ops.operation WHERE state = 'running'").fetchone() == (0,)
     assert not sleeping(conn)
+
+
+def assert_recovered(client: Any, conn: Connection, before: int) -> None:
+    """By one more run of recover than there were, which the automation has started."""
+    until(lambda: len(runs(client, "recover/dev")) > before, seconds=30)
+    newest = max(runs(client, "recover/dev"), key=lambda each: each.created)
+    assert ends(client, newest.id).name == "Completed"
+    assert_as_before(conn)
 
 
 def assert_nothing_was_copied(pid: int) -> None:
@@ -68,6 +79,15 @@ def test_the_server_has_the_settings_that_matter(up: Up, client: Any) -> None:
     assert found["flows"]["heartbeat_frequency"] == 30
     assert found["server"]["ui"]["api_url"] == f"http://127.0.0.1:{up.port}/api"
     assert found["ui_url"] == f"http://127.0.0.1:{up.port}"
+
+
+def test_it_listens_here_alone_and_its_children_have_sessions_of_their_own(up: Up) -> None:
+    """So that a terminal's Ctrl-C, which goes to the whole session, leaves it to `kg up` who ends when."""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((ANOTHER, up.port), timeout=5)
+    children = [*up.pids("flows.cli.up.worker"), *up.pids("flows.cli.server")]
+    assert len(children) == 2
+    assert [os.getsid(pid) for pid in children] == children
 
 
 def test_a_schedule_that_was_switched_off_stays_off(up: Up, client: Any) -> None:
@@ -105,10 +125,7 @@ def test_a_killed_flow_is_recovered(up: Up, client: Any, target: Connection, dep
     assert_nothing_was_copied(flow)
     os.kill(flow, signal.SIGKILL)
     assert ends(client, run).name == "Crashed"
-    until(lambda: len(runs(client, "recover/dev")) > before, seconds=30)
-    newest = max(runs(client, "recover/dev"), key=lambda each: each.created)
-    assert ends(client, newest.id).name == "Completed"
-    assert_as_before(target)
+    assert_recovered(client, target, before)
 
 
 def test_a_flow_that_hangs_is_ended_once_it_counts_as_crashed(
@@ -125,10 +142,7 @@ def test_a_flow_that_hangs_is_ended_once_it_counts_as_crashed(
     up.says(f"process {flow} of deploy dev hung, its run counts as crashed: it was ended")
     assert is_gone(flow)
     assert up.log.count(" hung, ") == 1, "one that is killed does not hang"
-    until(lambda: len(runs(client, "recover/dev")) > before, seconds=30)
-    newest = max(runs(client, "recover/dev"), key=lambda each: each.created)
-    assert ends(client, newest.id).name == "Completed"
-    assert_as_before(target)
+    assert_recovered(client, target, before)
 
 
 def test_worker_and_flow_killed_together_are_recovered(
@@ -141,10 +155,7 @@ def test_worker_and_flow_killed_together_are_recovered(
         os.kill(pid, signal.SIGKILL)
     assert ends(client, run, seconds=20).name == "Crashed"
     up.says("another one is started")
-    until(lambda: len(runs(client, "recover/dev")) > before, seconds=30)
-    newest = max(runs(client, "recover/dev"), key=lambda each: each.created)
-    assert ends(client, newest.id).name == "Completed"
-    assert_as_before(target)
+    assert_recovered(client, target, before)
 
 
 def test_the_first_signal_waits_the_second_ends_and_the_next_start_recovers(

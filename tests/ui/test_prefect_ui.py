@@ -6,6 +6,7 @@ The tests go on from each other's state, in their order: one server, one worker,
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -118,9 +119,21 @@ def test_production_waits_in_its_window_for_somebody_who_approves(
     assert production.execute("SELECT name, decision, note FROM kg_ops.approvals").fetchall() == [
         ("Grace", "approve", "seen on staging")
     ]
+    picture_of_drills(bed, page)
     open_artifact(bed, page, run, "deploy-production")
     expect(page.get_by_role("heading", name="Deploy of production")).to_be_visible()
     screenshot(page, page.get_by_role("main"), "deploy-report", width=1440)
+
+
+def picture_of_drills(bed: Bed, page: Page) -> None:
+    """Restore time and size over the drills: drawn in the new interface and in the old one."""
+    only = {"artifacts": {"key": {"any_": ["drill-history-production"]}}, "limit": 1}
+    (found,) = bed.api("/artifacts/filter", only)
+    for interface in ("/v2", ""):
+        page.goto(f"{bed.url}{interface}/artifacts/artifact/{found['id']}")
+        picture = page.locator("img[src^='data:image/png;base64,']")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.naturalWidth") > 100
 
 
 def test_a_deploy_whose_verification_fails_goes_back_and_says_so(
@@ -141,12 +154,20 @@ def test_a_deploy_whose_verification_fails_goes_back_and_says_so(
     assert bed.ended(run)["state"]["name"] == "Failed"
     assert fingerprint(read_catalog(dev, "public")) == before
     assert any("rolled back" in each["title"] for each in webhook.received)
-    open_run(bed, page, run)
+    page.goto(link_of(webhook, "dev: deploy FAILED"))
+    assert page.url == f"{bed.url}/v2/runs/flow-run/{run}", "a message leads to the interface that the server shows"
     page.get_by_role("tab", name="Subflow Runs").click()
     page.get_by_role("link", name="rollback dev auto").click()
     expect(page.get_by_text("Completed").first).to_be_visible()
     open_artifact(bed, page, run, "deploy-dev")
     every_link_of_the_report(page)
+
+
+def link_of(webhook: Webhook, title: str) -> str:
+    """Where the newest message of that title leads: its line `run: `."""
+    *_, message = (each["message"] for each in webhook.received if each["title"] == title)
+    (address,) = re.findall(r"^run: (\S+)$", message, re.MULTILINE)
+    return str(address)
 
 
 def every_link_of_the_report(page: Page) -> None:

@@ -21,8 +21,11 @@ _BLOCK = "kg-notify"
 def save_addresses(environments: list[Environment]) -> None:
     """KG_NOTIFY_URLS as blocks on the Prefect server, encrypted there: its automation sends through them.
 
-    Its Slack block hands any address to Apprise as it is; the server knows no block of our own.
+    Its Slack block hands any address to Apprise as it is; the server knows no block of our own. Raises SettingsError
+    where the heartbeat's address is none: better now than after the first nightly.
     """
+    for environment in environments:
+        _ = load_addressees(environment).beat
     for number, url in enumerate(_urls(environments), 1):
         save: Any = SlackWebhook(url=SecretStr(url)).save
         save(f"{_BLOCK}-{number}", overwrite=True, _sync=True)

@@ -33,6 +33,7 @@ class WaitingItem(Part):
     missing: int = Field(description="How many more people must agree")
     scheduled_for: datetime | None = None
     expires: datetime
+    deserted: bool = Field(False, description="Waits for people, and its run no longer does: it crashed, say")
 
 
 class ProvedBackup(Part):

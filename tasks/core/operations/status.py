@@ -133,6 +133,7 @@ def _see(conn: Connection, settings: Settings) -> _Seen:
                 missing=each.missing,
                 scheduled_for=each.scheduled_for,
                 expires=each.expires_at,
+                deserted=each.deserted(settings),
             )
             for each in open_plans(conn, settings.environment)
         ),
