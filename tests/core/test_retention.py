@@ -69,6 +69,7 @@ def deleted(decided: RetentionPlan) -> set[str]:
 
 
 def test_older_than_the_window_goes_and_the_rest_stays() -> None:
+    assert RetentionSettings() == WEEK, "seven days by default"
     nights = [backup(age) for age in (20, 9, 7.5, 6.5, 1, 0)]
     decided = decide(nights)
     assert deleted(decided) == {nights[0].id, nights[1].id, nights[2].id}

@@ -21,13 +21,16 @@ from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
 from tasks.core.backup.library import backups
 from tasks.core.backup.manifest import DUMP, GLOBALS, MANIFEST, Backup
-from tasks.core.backup.readback import read_back
+from tasks.core.backup.pace import Pace
+from tasks.core.backup.packing import Packer
+from tasks.core.backup.readback import read_back, verify_backups
 from tasks.core.backup.retention import prune
 from tasks.core.backup.toc import Contents
 from tasks.core.errors import (
     BackupError,
     CommandFailed,
     IntegrityError,
+    ObjectExists,
     StoreError,
 )
 from tasks.core.postgres.connections import Connection
@@ -264,3 +267,23 @@ def test_addresses_of_the_store_never_reach_a_manifest(settings: Settings, conn:
     assert database.password
     assert database.password.get_secret_value() not in written
     assert database.host not in written
+
+
+def test_two_runs_cannot_claim_one_backup(
+    settings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two with one id the first keeps it, with every byte; also where the other saw nothing there when it began."""
+    conn.execute("CREATE TABLE t AS SELECT 1 AS id")
+    first = back_up(settings)
+    monkeypatch.setattr(dump, "new_id", lambda _: first.id)
+    conn.execute("INSERT INTO t VALUES (2)")
+    with pytest.raises(ObjectExists, match=first.id):
+        back_up(settings)
+    assert verify_backups(settings).ok
+    late = Packer(open_store(settings), first.manifest.folder, Pace(1))
+    late.put_text(GLOBALS, "of the other")
+    with pytest.raises(ObjectExists):
+        late.put_manifest(b"of the other")
+    there = files(settings)
+    late.undo()
+    assert files(settings) == there, "what lies there is the first one's"

@@ -34,7 +34,7 @@ from tasks.core.backup.packing import Packer
 from tasks.core.backup.snapshot import Snapshot, dumped_schemas, held_snapshot
 from tasks.core.backup.streams import Sessions, Stream, check_counts, planned, streaming
 from tasks.core.backup.toc import Contents, toc_reader
-from tasks.core.errors import BackupError, CommandFailed
+from tasks.core.errors import BackupError, CommandFailed, ObjectExists
 from tasks.core.postgres.connections import Connection, connect, database_errors, target, vector_extension
 from tasks.core.postgres.failures import kept_out
 from tasks.core.postgres.relay import door
@@ -111,7 +111,8 @@ def _back_up(settings: Settings, operation: str | None) -> Backup:
         with held_snapshot(conn, schemas, lock_timeout=database.lock_timeout, longest=longest) as snapshot:
             id_ = new_id(snapshot.created)
             folder, pace = f"{settings.environment}/{id_}", Pace(settings.backup.compression_level)
-            next(store.list(f"{folder}/"), None)  # who may not even look there is told before hours of dumping
+            if next(store.list(f"{folder}/"), None):  # who may not even look there is told before hours of dumping
+                raise ObjectExists(f"there is a backup {id_} in {store.url} already", hint="run it again")
             packer = Packer(store, folder, pace, settings.store_key)
             making = _Making(settings, packer, conn, address, schemas, ours, snapshot, id_)
             with _undone_on_failure(packer):

@@ -41,12 +41,14 @@ class Packer:
         return self._put(name, [plain.add(text.encode())], plain, None, "")
 
     def put_manifest(self, content: bytes) -> None:
-        """The last, which makes it a backup. Raises ObjectExists where another was first: that one is not undone."""
+        """The last, which makes it a backup. Raises ObjectExists where another was first: then all there is that one's,
+        and nothing of it is undone.
+        """
         self.names.append(MANIFEST)
         try:
             self._store(MANIFEST, [content], only_if_absent=True)
         except ObjectExists:
-            self.names.remove(MANIFEST)
+            self.names.clear()
             raise
 
     def undo(self) -> None:
