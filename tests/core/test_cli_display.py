@@ -59,13 +59,13 @@ def test_steps_and_notes_are_lines_where_there_is_no_terminal(capsys: pytest.Cap
             work.say("done well")
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines() == [
+    assert re.sub(r"\d+\.\d s", "N s", said.err).splitlines() == [  # a busy machine takes its time
         "[1/2] Check",
         "  three tables found",
-        "  ✓ (0.0 s)",
+        "  ✓ (N s)",
         "[2/2] Back up",
-        "  Dump: done in 0.5 s - 10 B",
-        "  ✓ done well (0.5 s)",
+        "  Dump: done in N s - 10 B",
+        "  ✓ done well (N s)",
     ]
 
 
