@@ -30,6 +30,7 @@ def rollback(
     yes: bool = False,
     salvage: bool = False,
     whole_database: bool = False,
+    to: str = "",
     confirm: str = "",
 ) -> RollbackDocument:
     """Undo what the newest deploy did. A no-op where there is nothing to undo; safe to run again.
@@ -47,6 +48,8 @@ def rollback(
         salvage: With restore, keep what was written since the backup - exported to the store, and applied again
             where it still fits.
         whole_database: With restore, take everybody's tables, not only ours, and end every session.
+        to: With auto or revert, the revision to go back to, like 001, or none. Empty undoes the newest deploy, and
+            nothing where that has been taken back already.
         confirm: Needed here. Type the environment's name, to the letter; anything else is refused and nothing is
             touched.
     """
@@ -54,14 +57,14 @@ def rollback(
     typed(environment, confirm)
     reason = kept(reason)
     settings = load_settings(environment)
-    _check_request(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
+    _check_request(settings, strategy, backup, salvage=salvage, whole_database=whole_database, to=to)
     steps = Steps(2)
     with telling(environment, "rollback"), operation(settings, "rollback") as run:
         run.describe(rollback={"strategy": strategy, "reason": reason})
         with steps("Roll back"):
             if run.kind == "rollback":
                 settle_earlier(environment)
-            undone = undo(environment, strategy, backup, yes, salvage, whole_database)
+            undone = undo(environment, strategy, backup, yes, salvage, whole_database, to)
         if not undone.nothing:
             with steps("Verify"):
                 verify_rolled_back(environment, undone)
@@ -74,9 +77,13 @@ def rollback(
     return document
 
 
-def _check_request(settings: Settings, strategy: Strategy, backup: str, *, salvage: bool, whole_database: bool) -> None:
+def _check_request(
+    settings: Settings, strategy: Strategy, backup: str, *, salvage: bool, whole_database: bool, to: str
+) -> None:
     """What cannot be done is said before the database is opened. Raises UsageError, BackupError."""
     if whole_database and (strategy != "restore" or salvage):
         raise UsageError("--whole-database goes with --strategy restore, and without --salvage")
+    if to and strategy not in ("auto", "revert"):
+        raise UsageError("--to goes with --strategy auto or revert")
     if backup:
         check_exists(open_store(settings), settings.environment, backup)

@@ -22,6 +22,7 @@ def undo(
     yes: bool,
     salvage: bool = False,
     whole_database: bool = False,
+    to: str = "",
 ) -> RolledBack:
     """Undo by `strategy`. Within a failed deploy: only what that deploy has applied. Never retried blindly."""
     operation = current()
@@ -29,7 +30,8 @@ def undo(
         undone = restore_whole(operation, backup or None, accept_loss=yes)
         rollback_artifact(environment, undone)
         return undone
-    request = Request(strategy, backup or None, yes=yes, only_operation=operation.kind == "deploy", salvage=salvage)
+    only = operation.kind == "deploy"
+    request = Request(strategy, backup or None, yes=yes, only_operation=only, salvage=salvage, to=to)
     undone = roll_back(operation, request)
     rollback_artifact(environment, undone)
     say("nothing to undo" if undone.nothing else f"by {undone.strategy}, now at revision {undone.revision or 'none'}")

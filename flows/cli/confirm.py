@@ -80,13 +80,15 @@ def show_rollback(
     *,
     salvage: bool = False,
     whole_database: bool = False,
+    to: str | None = None,
 ) -> None:
     """What a rollback would do, on the error stream. Rows at stake stop it later, with their count, without --yes."""
+    which = f"all that was applied above revision {to}" if to else "what the newest deploy applied"
     source = f"backup {backup}" if backup else "the newest proved backup"
     what = {
-        StrategyName.AUTO: "revert what the last deploy applied; where that cannot be, restore its backup if nothing "
-        "written since would be lost",
-        StrategyName.REVERT: "run the down scripts of what the last deploy applied",
+        StrategyName.AUTO: f"revert {which}; where that cannot be, restore its backup if nothing written since "
+        "would be lost",
+        StrategyName.REVERT: f"run the down scripts of {which}",
         StrategyName.RESTORE: f"swap our tables for those of {source}, keeping the replaced ones until pruned",
         StrategyName.RESET: "empty our tables, keep the schema, and run the environment's index command",
     }[strategy]

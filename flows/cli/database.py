@@ -10,6 +10,7 @@ from flows.cli.answer import answer
 from flows.cli.backups import check_backup, check_store
 from flows.cli.confirm import agreed_plan, confirm, say_unseen, show_rollback
 from flows.cli.options import (
+    BackTo,
     BackupId,
     EnvironmentName,
     Json,
@@ -172,12 +173,13 @@ def rollback(
     backup: BackupId = None,
     salvage: SalvageRows = False,
     whole_database: WholeDatabase = False,
+    to: BackTo = None,
     remote: Remote = False,
     yes: Yes = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Go back to before the last deploy. Rows go only with --yes.
+    """Go back to before the newest deploy, and no further unless --to says so. Rows go only with --yes.
 
     revert runs the down scripts of what it applied; restore swaps our tables for those of a proved backup; reset
     empties our tables and indexes again; auto reverts, and restores where it must and nothing would be lost.
@@ -189,6 +191,7 @@ def rollback(
         "yes": yes,
         "salvage": salvage,
         "whole_database": whole_database,
+        "to": to or "",
     }
 
     def work() -> RollbackDocument:
@@ -200,7 +203,7 @@ def rollback(
         check_backup(settings, backup)
         with engine() as running:
             if not yes:
-                show_rollback(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
+                show_rollback(settings, strategy, backup, salvage=salvage, whole_database=whole_database, to=to)
                 confirm(f"the rollback of {environment}")
             from flows.rollback import rollback
 
@@ -212,7 +215,7 @@ def rollback(
         if not yes and settings is None:
             say_unseen(environment)
         elif not yes and settings:
-            show_rollback(settings, strategy, backup, salvage=salvage, whole_database=whole_database)
+            show_rollback(settings, strategy, backup, salvage=salvage, whole_database=whole_database, to=to)
         if not yes:
             confirm(f"the rollback of {environment}")
         return asked

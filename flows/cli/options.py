@@ -82,6 +82,10 @@ BackupFormat = Annotated[
 KeepId = Annotated[str | None, typer.Option("--keep", metavar="ID", help="Exempt a backup from every prune.")]
 UnkeepId = Annotated[str | None, typer.Option("--unkeep", metavar="ID", help="Take that mark away.")]
 StrategyOption = Annotated[StrategyName, typer.Option("--strategy", help="How to go back.", case_sensitive=False)]
+BackTo = Annotated[
+    str | None,
+    typer.Option("--to", metavar="REVISION", help="Revert to it, like 001 or none. Default: the newest deploy only."),
+]
 NoProbes = Annotated[
     bool, typer.Option("--no-probes", help="Compare only; leave out the live probes, which write and roll back.")
 ]

@@ -129,3 +129,7 @@ ORDER BY 1;
 SELECT emptied.at IS NOT NULL AND NOT EXISTS (
     SELECT FROM kg_ops.journal WHERE step = 'index' AND state = 'done' AND at > emptied.at)
 FROM (SELECT max(at) AS at FROM kg_ops.journal WHERE step = 'truncate' AND state = 'done') AS emptied;
+
+-- name: rollbacks
+-- The operations that took something back.
+SELECT id FROM kg_ops.operation WHERE kind = 'rollback';

@@ -26,7 +26,7 @@ from tasks.core.operations.missing import missing_rows, said
 from tasks.core.operations.operation import Operation
 from tasks.core.operations.plan import known_expected
 from tasks.core.operations.stakes import at_stake, count_rows
-from tasks.core.operations.way_down import revertible
+from tasks.core.operations.way_down import revertible, to_undo, why_nothing
 from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.progress import note, track
 from tasks.core.schema import ledger
@@ -64,6 +64,7 @@ class Request:
 
     `only_operation`: undo no more than what the operation under way applied (a failed deploy's own rollback).
     `salvage`: what was written since is exported to the store, and applied again after a restore where it still fits.
+    `to`: revert all that was applied above this revision ("none": all), and not only the newest deploy.
     """
 
     strategy: Strategy = "auto"
@@ -71,6 +72,7 @@ class Request:
     yes: bool = False
     only_operation: bool = False
     salvage: bool = False
+    to: str = ""
 
 
 def roll_back(operation: Operation, request: Request) -> RolledBack:
@@ -82,14 +84,14 @@ def roll_back(operation: Operation, request: Request) -> RolledBack:
 
 
 def _auto(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
-    to_undo = _to_undo(operation, request, conn)
-    if not to_undo:
-        return _outcome(operation, conn, expected, "auto", nothing=True, detail="no revision to undo")
+    entries = to_undo(conn, request.to, only=operation.id if request.only_operation else None)
+    if not entries:
+        return _outcome(operation, conn, expected, "auto", nothing=True, detail=why_nothing(conn, request.to))
     try:
         # Whatever was confirmed: discarding rows has to be asked for by the name of the strategy that does it.
         undone = _revert(operation, replace(request, yes=False), conn, expected)
     except OpsError as barred:
-        backup = request.backup or to_undo[0].backup
+        backup = request.backup or entries[0].backup
         if backup is None:
             raise
         note(f"reverting is not possible: {barred.message}")
@@ -102,11 +104,11 @@ def _auto(operation: Operation, request: Request, conn: Connection, expected: Ex
 
 
 def _revert(operation: Operation, request: Request, conn: Connection, expected: Expected) -> RolledBack:
-    to_undo = _to_undo(operation, request, conn)
-    if not to_undo:
-        return _outcome(operation, conn, expected, "revert", nothing=True, detail="no revision to undo")
-    reverted = revert_entries(operation, conn, expected, to_undo, yes=request.yes)
-    undone, saved = _outcome(operation, conn, expected, "revert", reverted=reverted), to_undo[0].backup
+    entries = to_undo(conn, request.to, only=operation.id if request.only_operation else None)
+    if not entries:
+        return _outcome(operation, conn, expected, "revert", nothing=True, detail=why_nothing(conn, request.to))
+    reverted = revert_entries(operation, conn, expected, entries, yes=request.yes)
+    undone, saved = _outcome(operation, conn, expected, "revert", reverted=reverted), entries[0].backup
     missing = missing_rows(operation, conn, saved) if saved else ()
     return replace(undone, missing=missing, compared=saved, detail=said(missing, saved))
 
@@ -218,17 +220,6 @@ def _index_again(operation: Operation, rows: dict[str, int]) -> str:
     with operation.step("index"), track("index-command", "Index again"):
         run_index_command(operation.settings)
     return f"{deleted}; indexed again"
-
-
-def _to_undo(operation: Operation, request: Request, conn: Connection) -> tuple[ledger.Entry, ...]:
-    """Applied (never adopted) revisions of this operation, or of the newest deploy that applied any; oldest first."""
-    entries = [entry for entry in ledger.entries(conn) if entry.kind == "applied"]
-    if request.only_operation:
-        # What a crashed deploy applied and nobody verified belongs to the deploy that found it.
-        return tuple(entry for entry in entries if entry.operation == operation.id or entry.verified_at is None)
-    # By time: what was applied out of order is below what was there.
-    newest = max(entries, key=lambda entry: (entry.applied_at, int(entry.revision))).operation if entries else None
-    return tuple(entry for entry in entries if entry.operation == newest)
 
 
 def _revert_one(operation: Operation, conn: Connection, migration: Migration, expected: Expected, yes: bool) -> None:
