@@ -311,6 +311,12 @@ SELECT DISTINCT format('%%I.%%I', n.nspname, c.relname), c.relkind = 'S'
    AND n.nspname NOT IN (%(schema)s, 'pg_catalog', 'pg_toast', 'information_schema')
  ORDER BY 1;
 
+-- name: relations_elsewhere
+-- Tables, views, indexes and sequences outside a schema, the system's aside.
+SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN (%(schema)s, 'information_schema')
+   AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'i', 'I', 'S');
+
 -- name: sequence_guard
 -- Functions before pg_catalog's own in the search_path, that move a sequence of one schema only: no rollback takes a
 -- sequence back.

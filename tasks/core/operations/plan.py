@@ -19,6 +19,7 @@ from tasks.core.schema.expected import Expected, expected_catalogs, scope_of
 from tasks.core.schema.known import known
 from tasks.core.schema.matching import RELATIONS
 from tasks.core.schema.migrations import Migration, load_migrations
+from tasks.core.schema.named import refuse_named
 from tasks.core.settings import Environment, Settings
 
 Action = Literal["apply", "adopt", "nothing"]
@@ -71,6 +72,8 @@ def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     elif pending:
         _refuse_taken(conn, settings, entries)
     to_run = tuple(migration for migration in pending if migration not in adopted)
+    for migration in to_run:
+        refuse_named(conn, migration.up_script.statements, migration.up.name)
     server = describe(conn)
     revision = entries[-1].revision if entries else ""
     # Without a revision it may not have an identity yet: the deploy makes one after the plan was approved.
