@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from flows.cli.display import showing
@@ -26,6 +27,11 @@ from flows.cli.signals import INTERRUPTED, end_soon
 
 if TYPE_CHECKING:
     from tasks.core.documents import DeployDocument, Document, RollbackDocument
+
+# A deploy and a rollback may have begun to change something.
+_AFTER_INTERRUPTION = (
+    "kg status {0} says where the database stands; what was begun is settled by kg recover {0}, or by the next deploy"
+)
 
 Answer = TypeVar("Answer", bound="Document | Sequence[Document]")
 
@@ -71,6 +77,8 @@ def fail(
 ) -> int:
     """Say what went wrong, in both forms when `json`. Returns the exit status."""
     failure = failure_of(error)
+    if failure.status == INTERRUPTED and partial:
+        failure = replace(failure, hint=_AFTER_INTERRUPTION.format(partial().environment))
     if verbose:
         print_traceback(error)
     print_failure(failure)

@@ -44,6 +44,8 @@ class Operation:
     abandoned: tuple[journal.Unfinished, ...] = ()
     end_state: journal.EndState = "done"
     result: dict[str, Any] = field(default_factory=dict)
+    # Has it said which revisions it is about to apply or to revert?
+    changing: bool = False
 
     @contextmanager
     def step(self, name: str, **detail: Any) -> Iterator[dict[str, Any]]:
@@ -62,6 +64,7 @@ class Operation:
             journal.write(self.conn, self.id, step, state, detail or {})
 
     def describe(self, **detail: Any) -> None:
+        self.changing = self.changing or not {"migrate", "revert"}.isdisjoint(detail)
         with database_errors(f"writing the journal of the {self.kind}"):
             journal.describe(self.conn, self.id, detail)
 
@@ -132,12 +135,17 @@ def operation(settings: Settings, kind: journal.Kind, *, terminate: bool = False
         token = _current.set(started)
         try:
             yield started
-        except BaseException:
+        except BaseException as error:
             started.end_state = "failed" if started.end_state == "done" else started.end_state
+            interrupted = not isinstance(error, Exception)
             raise
+        else:
+            interrupted = False
         finally:
             _current.reset(token)
-            _finish(started)
+            # Who is interrupted among revisions leaves what a dead run leaves, and the next run settles it as that.
+            if not (interrupted and started.changing):
+                _finish(started)
             started.conn.close()  # not `conn` any more after the exchange of a whole database
 
 
