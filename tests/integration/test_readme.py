@@ -36,7 +36,7 @@ def lines(form: str) -> str:
     """The README's script; of an encrypted backup with the line that takes another's place."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", readme.partition("### Restoring by hand")[2], re.DOTALL)
-    found = [line for line in blocks[0].splitlines() if not line.startswith("cd ")]
+    found = blocks[0].splitlines()
     if form == "encrypted":
         [first] = [number for number, line in enumerate(found) if line.startswith("zstd -d")]
         found[first] = blocks[1].strip()
@@ -72,16 +72,20 @@ def test_a_backup_restores_by_the_readmes_lines(
     folder = Path(urlsplit(settings.store_url).path) / made.manifest.folder
     tools = tools_for(conn.info.server_version // 10_000, settings.home).pg_dump.parent
     name = f"restored_{os.getpid()}_{form}_{len(scope)}"
-    (folder / "identity.txt").write_text(f"# created: today\n{identity}\n")
+    stored = sorted(folder.rglob("*"))
     if shutil.which("age") is None:
         (tmp_path / "age").write_text(AGE)
         (tmp_path / "age").chmod(0o755)
     script = lines(form).replace("createdb restored", f"createdb {name}").replace("-d restored", f"-d {name}")
+    script, found = re.subn(r"\.kg/backups/dev/\w+-\w+", f"'{folder}'", script)
+    assert found == 1
+    script = script.replace("cd by-hand", f"cd by-hand && echo '{identity}' > identity.txt", 1)
     env = {**os.environ, **settings.address.environment(), "PATH": f"{tools}:{os.environ['PATH']}:{tmp_path}"}
     try:
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=env, capture_output=True)
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         with connect(settings.address.database(name), purpose="test") as copy:
             assert contents(copy, made.manifest.tables) == live
+        assert sorted(folder.rglob("*")) == stored, "nothing is unpacked into the store"
     finally:
         conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
