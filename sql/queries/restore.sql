@@ -150,3 +150,19 @@ SELECT pg_get_expr(made.adbin, made.adrelid), format_type(present.atttypid, pres
 FROM pg_attribute AS present
 LEFT JOIN pg_attrdef AS made ON made.adrelid = present.attrelid AND made.adnum = present.attnum
 WHERE present.attrelid = to_regclass(%(table)s) AND present.attname = %(column)s AND NOT present.attisdropped;
+
+-- name: waits_to_write_what_it_read
+-- A session that waits for this one while it holds a lock on one of our tables.
+SELECT waiting.pid FROM pg_stat_activity AS waiting
+WHERE pg_backend_pid() = ANY (pg_blocking_pids(waiting.pid))
+  AND EXISTS (
+    SELECT FROM pg_locks AS held
+    JOIN pg_class AS c ON c.oid = held.relation
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE held.pid = waiting.pid AND held.granted AND n.nspname = %(schema)s AND c.relname = ANY (%(tables)s))
+LIMIT 1;
+
+-- name: wait_half_a_second
+-- For a lock, in this transaction; less where lock_timeout is less.
+SELECT set_config('lock_timeout', CASE WHEN setting::integer BETWEEN 1 AND 500 THEN setting ELSE '500' END, true)
+FROM pg_settings WHERE name = 'lock_timeout';

@@ -18,6 +18,7 @@ from tasks.core.backup.loss import TableLoss, loss_report
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.backup.salvage import Salvage, Salvaged
+from tasks.core.backup.shutting_out import shut_out_everybody, shut_out_writers
 from tasks.core.errors import RollbackFailed, RollbackRefused
 from tasks.core.operations import journal
 from tasks.core.operations.operation import Operation
@@ -52,21 +53,43 @@ def swap(
     with operation.step("swap", replaced=replaced), operation.session("swap", autocommit=False) as conn:
         _refuse_dependents(conn, schema, live)
         with database_errors("swapping the restored tables in"):
-            _shut_out_writers(conn, operation, schema, live)
-            # Made now that the last writer is out: what was shown before may be a minute old.
-            loss = loss_report(conn, schema, found.schema)
-            saved = Salvage(operation, conn, schema, found.schema) if salvage and loss and replaced else None
-            if loss and not (accept_loss or saved):
-                conn.rollback()
-                raise loss_refused(operation, found, loss)
-            if saved:
-                saved.take(loss)
+            loss, saved = _shut_out(conn, operation, found, live, accept_loss=accept_loss, salvage=salvage)
             _exchange(conn, schema, replaced, found, live)
             salvaged = _give_back(operation, conn, saved, replaced or "", found, accept_loss=accept_loss)
             merge_ledger(conn, operation, found.backup, found.entries)
             operation.guard(conn)
             conn.commit()
     return Swapped(replaced, loss, salvaged)
+
+
+def _shut_out(
+    conn: Connection, operation: Operation, found: Staged, live: Sequence[str], *, accept_loss: bool, salvage: bool
+) -> tuple[tuple[TableLoss, ...], Salvage | None]:
+    """Nobody has the live tables any more; what would be lost, and what of it was exported. A few attempts, as a
+    migration has. Raises RollbackRefused, with nothing changed.
+    """
+    schema, attempts = operation.settings.database.schema_name, operation.settings.database.lock_attempts
+    for attempt in range(1, attempts + 1):
+        saved = None
+        try:
+            shut_out_writers(conn, schema, live)
+            # Made now that the last writer is out: what was shown before may be a minute old. Readers go on meanwhile.
+            loss = loss_report(conn, schema, found.schema)
+            saved = Salvage(operation, conn, schema, found.schema) if salvage and loss and live else None
+            if loss and not (accept_loss or saved):
+                conn.rollback()
+                raise loss_refused(operation, found, loss)
+            if saved:
+                saved.take(loss)
+            shut_out_everybody(conn, schema, live)
+            return loss, saved
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            conn.rollback()
+            if saved:
+                saved.discard()
+            if attempt == attempts:
+                raise
+    raise AssertionError("lock_attempts is at least 1")
 
 
 def _give_back(
@@ -106,22 +129,6 @@ def _refuse_dependents(conn: Connection, schema: str, live: Sequence[str]) -> No
             f"others' objects hang on our tables and would follow the replaced ones: {'; '.join(dependents)}",
             hint="drop them, roll back, and make them again",
         )
-
-
-def _shut_out_writers(conn: Connection, operation: Operation, schema: str, live: Sequence[str]) -> None:
-    """ACCESS EXCLUSIVE on every live table, waiting no longer than lock_timeout; a few attempts, as a migration has."""
-    if not live:
-        return
-    tables = SQL(", ").join(Identifier(schema, table) for table in live)
-    attempts = operation.settings.database.lock_attempts
-    for attempt in range(1, attempts + 1):
-        try:
-            conn.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
-            return
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            conn.rollback()
-            if attempt == attempts:
-                raise
 
 
 def _exchange(conn: Connection, schema: str, replaced: str | None, found: Staged, live: Sequence[str]) -> None:
