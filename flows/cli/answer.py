@@ -109,7 +109,7 @@ def _print_failure_document(
 
 def status_of(result: Document | Sequence[Document]) -> int:
     """The exit status that a document stands for."""
-    if getattr(result, "ok", True) is False:
+    if getattr(result, "ok", True) is False or getattr(result, "safe", True) is False:
         return FAILED
     return {"failed": FAILED, "refused": REFUSED, "held": REFUSED}.get(str(getattr(result, "state", "")), DONE)
 

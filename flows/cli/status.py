@@ -17,7 +17,7 @@ from flows.cli.display import age, duration
 from flows.cli.options import Json, Output, Verbose
 
 if TYPE_CHECKING:
-    from tasks.core.documents.status import EnvironmentStatus, StatusDocument, WaitingItem
+    from tasks.core.documents.status import EnvironmentStatus, FailedItem, StatusDocument, WaitingItem
 
 AnyEnvironment = Annotated[
     str | None, typer.Argument(metavar="[ENVIRONMENT]", help="Default: all of them.", show_default=False)
@@ -30,7 +30,8 @@ _INDENT = 14  # where verdicts and values begin
 def status(environment: AnyEnvironment = None, json: Json = False, verbose: Verbose = False) -> int:
     """Say whether each environment is safe, and what to do where it is not. Reads only.
 
-    Revision, the last proved backup with its age and restore time, the next window, what is running and what waits.
+    Revision, the last proved backup with its age and restore time, the next window, how the last deploy went, what is
+    running and what waits. Exit status 1 where an environment that is set up is not safe: for a monitor.
     """
 
     def work() -> StatusDocument:
@@ -50,12 +51,14 @@ def show(document: StatusDocument) -> None:
     """A verdict for each environment, and beneath it what it rests on: it fits a terminal of 80 columns."""
     now = datetime.now(UTC)
     for each in document.environments:
-        _marked(_MARKS[each.standing], f"{each.environment:<12}{each.verdict}")
+        # What went wrong last is news, also where it left nothing behind.
+        mark = "!" if each.standing == "safe" and each.failed else _MARKS[each.standing]
+        _marked(mark, f"{each.environment:<12}{each.verdict}")
         if each.next and each.standing != "not-configured":
             _marked("", f"  {'next':<10}{each.next}", style="bold")
         # Where it could not be looked at, nothing is known: "revision none" would be a lie.
-        looked = each.revision or each.backup or each.running or each.waiting
-        if each.standing == "safe" or (each.standing == "not-safe" and looked):
+        looked = each.revision or each.backup or each.running or each.waiting or each.failed
+        if each.standing == "safe" or (each.standing in ("not-safe", "nothing-yet") and looked):
             for name, value in _lines(each, now):
                 _marked("", f"  {name:<10}{value}")
 
@@ -68,11 +71,24 @@ def _lines(one: EnvironmentStatus, now: datetime) -> Iterator[tuple[str, str]]:
     else:
         yield "backup", "none is proved"
     yield "window", _window(one, now)
+    if one.failed:
+        yield one.failed.kind, _went(one.failed, now)
     for each in one.running:
         step = f", at {each.step}" if each.step else ""
         yield "running" if each.alive else "died", f"{each.kind}{step}, begun {age(now - each.since)} ago"
     for plan in one.waiting:
         yield "waits", f"plan {plan.plan} of {plan.started_by}: {_waits(one, plan)}"
+
+
+def _went(failed: FailedItem, now: datetime) -> str:
+    """How the newest deploy or rollback ended, and when."""
+    ended = {
+        "failed": "failed",
+        "rolled-back": "failed and was rolled back",
+        "interrupted": "was interrupted",
+        "died": "died, and was settled",
+    }[failed.state]
+    return f"the last one {ended}, {age(now - failed.at)} ago ({failed.at.astimezone():%Y-%m-%d %H:%M %Z})"
 
 
 def _window(one: EnvironmentStatus, now: datetime) -> str:
@@ -82,8 +98,8 @@ def _window(one: EnvironmentStatus, now: datetime) -> str:
         return "none in the next 400 days"
     start, end = one.window_start.astimezone(), one.window_end.astimezone()
     if start <= now:
-        return f"open until {end:%a %Y-%m-%d %H:%M}"
-    return f"next {start:%a %Y-%m-%d %H:%M} to {end:%a %H:%M}"
+        return f"open until {end:%a %Y-%m-%d %H:%M %Z}"
+    return f"next {start:%a %Y-%m-%d %H:%M} to {end:%a %H:%M %Z}"
 
 
 def _waits(one: EnvironmentStatus, plan: WaitingItem) -> str:
@@ -92,8 +108,10 @@ def _waits(one: EnvironmentStatus, plan: WaitingItem) -> str:
         return f"its run no longer waits (crashed, cancelled or hanging); kg deploy {one.environment} prepares it anew"
     if plan.missing:
         people = f"{plan.missing} approval{'' if plan.missing == 1 else 's'}"
-        return f"{people} until {plan.expires.astimezone():%a %H:%M} (kg approve {one.environment} --name NAME)"
-    return f"{plan.state} for {plan.scheduled_for.astimezone():%a %Y-%m-%d %H:%M}" if plan.scheduled_for else plan.state
+        return f"{people} until {plan.expires.astimezone():%a %H:%M %Z} (kg approve {one.environment} --name NAME)"
+    return (
+        f"{plan.state} for {plan.scheduled_for.astimezone():%a %Y-%m-%d %H:%M %Z}" if plan.scheduled_for else plan.state
+    )
 
 
 def _marked(mark: str, text: str, style: str = "") -> None:

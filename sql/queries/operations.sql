@@ -61,6 +61,13 @@ UPDATE kg_ops.fence SET number = number + 1 RETURNING number;
 -- Whether the operation of that number is still the one; holds the row until commit, so that no other can start.
 SELECT count(*) = 1 FROM (SELECT 1 FROM kg_ops.fence WHERE number = %(fence)s FOR SHARE) AS held;
 
+-- name: last_change
+-- The newest deploy or rollback that has ended, one that was refused aside: nothing was done.
+SELECT kind, state, COALESCE(finished_at, started_at), COALESCE((detail ->> 'interrupted')::boolean, false)
+FROM kg_ops.operation
+WHERE kind IN ('deploy', 'rollback') AND state <> 'running' AND NOT detail ? 'refused'
+ORDER BY started_at DESC LIMIT 1;
+
 -- name: begin_operation
 -- The operation's row, before anything is done.
 INSERT INTO kg_ops.operation (id, kind, environment, fence, started_at, state, host, pid, backend_pid, detail)

@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.answer import status_of
 from flows.cli.status import show
-from tasks.core.documents.status import EnvironmentStatus, ProvedBackup, RunningItem, StatusDocument, WaitingItem
+from tasks.core.documents.status import (
+    EnvironmentStatus,
+    FailedItem,
+    ProvedBackup,
+    RunningItem,
+    Standing,
+    StatusDocument,
+    WaitingItem,
+)
 from tasks.core.operations.status import status
 from tasks.core.settings import CHECKOUT
 from tests.terminal import on_a_terminal
@@ -56,7 +65,7 @@ def test_a_pipe_has_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) ->
     assert "    revision  001, 1 pending: 002_add_reviews" in lines
     assert f"    backup    {ID}, 9 days old, restores in 4 min 12 s" in lines
     assert "    running   index, at build, begun 0 min ago" in lines
-    assert re.search(r"    window    next \w{3} \d{4}-\d\d-\d\d \d\d:\d\d to \w{3} \d\d:\d\d", said)
+    assert re.search(r"    window    next \w{3} \d{4}-\d\d-\d\d \d\d:\d\d to \w{3} \d\d:\d\d \S+", said)
     assert "plan 5085e406a3ce of Ada: 2 approvals until" in said
     assert "(kg approve production --name NAME)" in said
     assert "\x1b" not in said
@@ -83,6 +92,32 @@ def test_what_could_not_be_looked_at_is_not_said_to_be_none(capsys: pytest.Captu
         "✗ staging     role ro may not read the ledger",
         "    next      an administrator runs",
     ]
+
+
+def test_a_failed_deploy_is_said_where_the_database_is_safe(capsys: pytest.CaptureFixture[str]) -> None:
+    _, production = document().environments
+    gone = FailedItem(kind="deploy", state="rolled-back", at=datetime.now(UTC) - timedelta(minutes=3))
+    show(StatusDocument(safe=True, environments=(production.model_copy(update={"failed": gone}),)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("! production  safe as of"), "not the green of a day without news"
+    (said,) = [line for line in lines if line.startswith("    deploy")]
+    assert re.fullmatch(r"    deploy    the last one failed and was rolled back, 3 min ago \(.+ \w+\)", said)
+
+
+@pytest.mark.parametrize(
+    ("standing", "exists", "status"),
+    [
+        ("safe", True, 0),
+        ("not-configured", True, 0),
+        ("not-safe", True, 1),
+        ("unreachable", True, 1),
+        ("nothing-yet", True, 1),
+        ("nothing-yet", False, 0),
+    ],
+)
+def test_the_exit_status_is_the_verdict(standing: Standing, exists: bool, status: int) -> None:
+    one = EnvironmentStatus(environment="staging", standing=standing, verdict="", exists=exists)
+    assert status_of(StatusDocument(safe=one.fine, environments=(one,))) == status
 
 
 def test_a_narrow_terminal_wraps_beneath_the_values() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from tasks.core.backup.drill import drill
 from tasks.core.backup.dump import back_up
+from tasks.core.errors import Refused
+from tasks.core.operations.operation import operation
 from tasks.core.operations.status import status, status_of
 from tasks.core.postgres.connections import Connection
 from tasks.core.schema import ledger
@@ -84,6 +86,63 @@ def test_what_is_not_there_is_a_line(deployed: Settings, monkeypatch: pytest.Mon
     assert [each.standing for each in document.environments] == ["not-safe", "unreachable", "not-configured"]
     assert document.environments[2].verdict == "PRODUCTION_DB_URL is not set"
     assert not document.safe
+
+
+def _ended(conn: Connection, state: str, detail: str = "{}") -> None:
+    conn.execute(
+        "INSERT INTO kg_ops.operation"
+        " (id, kind, environment, fence, host, pid, backend_pid, state, finished_at, detail) VALUES (gen_random_uuid(), 'deploy', 'dev', 1, 'here', 1, 1, %s, now(), %s)",
+        (state, detail),
+    )
+
+
+def test_how_the_last_deploy_went(deployed: Settings, conn: Connection) -> None:
+    assert status_of("dev").failed is None
+    for state, detail, said in (
+        ("failed", "{}", "failed"),
+        ("rolled-back", "{}", "rolled-back"),
+        ("failed", '{"interrupted": true}', "interrupted"),
+        ("failed", '{"refused": true}', "interrupted"),  # it did nothing: what was before it still holds
+    ):
+        _ended(conn, state, detail)
+        failed = status_of("dev").failed
+        assert failed is not None
+        assert (failed.kind, failed.state) == ("deploy", said)
+    _ended(conn, "done")
+    assert status_of("dev").failed is None
+
+
+def test_an_operation_writes_down_whether_it_was_refused_or_interrupted(deployed: Settings, conn: Connection) -> None:
+    for error, written in ((Refused("shut"), "refused"), (KeyboardInterrupt(), "interrupted")):
+        with pytest.raises(type(error)), operation(deployed, "deploy"):
+            raise error
+        rows = conn.execute("SELECT state, detail FROM kg_ops.operation ORDER BY started_at DESC LIMIT 1").fetchall()
+        assert rows == [("failed", {written: True})]
+
+
+def test_a_backup_of_an_empty_database_makes_nothing_safe(deployed: Settings, conn: Connection) -> None:
+    drill(deployed, back_up(deployed))
+    assert status_of("dev").standing == "safe"
+    conn.execute("UPDATE kg_ops.ledger SET state = 'reverted'")
+    found = status_of("dev")
+    assert (found.standing, found.verdict, found.next) == ("nothing-yet", "nothing is deployed", "kg deploy dev")
+    assert found.backup, "it is there, and is shown"
+    assert not found.fine
+
+
+def test_the_next_step_of_a_fresh_production_goes_through_its_gate(
+    deployed: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = deployed.address
+    assert address
+    assert address.password
+    where = f"postgresql://{address.user}@{address.host}:{address.port}/"
+    for name, database in (("STAGING", address.dbname), ("PRODUCTION", "postgres")):
+        monkeypatch.setenv(f"{name}_DB_URL", where + database)
+        monkeypatch.setenv(f"{name}_DB_PASSWORD", address.password.get_secret_value())
+    assert status_of("production").next == "kg deploy production", "staging has proved what is pending"
+    conn.execute("UPDATE kg_ops.ledger SET verified_at = NULL")
+    assert status_of("production").next == "kg deploy staging"
 
 
 def test_the_verb_is_fast_and_never_fails(tmp_path: Path) -> None:

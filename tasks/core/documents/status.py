@@ -36,6 +36,14 @@ class WaitingItem(Part):
     deserted: bool = Field(False, description="Waits for people, and its run no longer does: it crashed, say")
 
 
+class FailedItem(Part):
+    """The newest deploy or rollback, where it did not go well."""
+
+    kind: str
+    state: Literal["failed", "rolled-back", "interrupted", "died"]
+    at: datetime
+
+
 class ProvedBackup(Part):
     id: str
     created: datetime = Field(description="What was written since is not in it")
@@ -58,10 +66,17 @@ class EnvironmentStatus(Part):
     window_end: datetime | None = None
     running: tuple[RunningItem, ...] = ()
     waiting: tuple[WaitingItem, ...] = ()
+    failed: FailedItem | None = Field(None, description="The newest deploy or rollback, where it did not go well")
+    exists: bool = Field(True, description="False: it is dev without an address, and nothing was ever made of it")
+
+    @property
+    def fine(self) -> bool:
+        """Is there nothing to be called for?"""
+        return self.standing in ("safe", "not-configured") or not self.exists
 
 
 class StatusDocument(Document):
     """`kg status`."""
 
-    safe: bool = Field(description="Every environment that is configured is safe")
+    safe: bool = Field(description="Every environment that is configured is safe: the exit status is 0")
     environments: tuple[EnvironmentStatus, ...]

@@ -35,6 +35,16 @@ class Unfinished:
     step_state: str | None
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How an operation ended; `at` is when it began where its process died."""
+
+    kind: str
+    state: str
+    at: datetime
+    interrupted: bool
+
+
 def begin(conn: Connection, operation: UUID, kind: Kind, environment: str) -> int:
     """Raise the fence and write the operation's row, in one transaction. Returns the fencing number."""
     with conn.transaction():
@@ -69,6 +79,12 @@ def finish(conn: Connection, operation: UUID, state: EndState, detail: dict[str,
 def unfinished(conn: Connection, own: UUID) -> tuple[Unfinished, ...]:
     """Operations in state running that are not `own`; with the operation lock held, these are dead."""
     return tuple(Unfinished(*row) for row in conn.execute(query("unfinished_operations"), {"own": own}))
+
+
+def last_change(conn: Connection) -> Ended | None:
+    """The newest deploy or rollback that has ended, whichever way; one that was refused did nothing."""
+    row = conn.execute(query("last_change")).fetchone()
+    return Ended(*row) if row else None
 
 
 def abandon(conn: Connection, operation: UUID) -> None:

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from sql import query
-from tasks.core.errors import DatabaseError
+from tasks.core.errors import DatabaseError, Refused
 from tasks.core.operations import journal
 from tasks.core.operations.sessions import acquire
 from tasks.core.postgres.connections import Connection, connect, database_errors, refuse_shared_session, target
@@ -138,6 +138,8 @@ def operation(settings: Settings, kind: journal.Kind, *, terminate: bool = False
         except BaseException as error:
             started.end_state = "failed" if started.end_state == "done" else started.end_state
             interrupted = not isinstance(error, Exception)
+            started.result |= {"interrupted": True} if interrupted else {}
+            started.result |= {"refused": True} if isinstance(error, Refused) else {}
             raise
         else:
             interrupted = False

@@ -15,6 +15,7 @@ from tasks.core.backup.library import backups
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents.status import (
     EnvironmentStatus,
+    FailedItem,
     ProvedBackup,
     RunningItem,
     StatusDocument,
@@ -22,11 +23,15 @@ from tasks.core.documents.status import (
 )
 from tasks.core.errors import ConnectionFailed, NotConfigured, OpsError, SettingsError
 from tasks.core.operations import journal
+from tasks.core.operations.gates import staging_gate
+from tasks.core.operations.plan import DeployPlan
 from tasks.core.postgres.connections import Connection, connect, database_errors, target
 from tasks.core.release.approvals import open_plans
 from tasks.core.release.windows import has_windows, next_window
 from tasks.core.schema import ledger
 from tasks.core.schema.known import readable
+from tasks.core.schema.migrations import Migration
+from tasks.core.schema.report import CheckResult
 from tasks.core.settings import Environment, Settings, load_settings
 from tasks.core.store.base import open_store
 
@@ -40,8 +45,11 @@ class _Seen:
     entries: Sequence[ledger.Entry]
     pending: tuple[str, ...]
     backups: tuple[Backup, ...]
+    others: int  # backups of other databases
     running: tuple[RunningItem, ...]
     waiting: tuple[WaitingItem, ...]
+    failed: FailedItem | None
+    gate: CheckResult | None  # what staging has proved, where nothing is deployed yet
 
     @property
     def newest(self) -> Backup | None:
@@ -57,7 +65,7 @@ def status(environments: Sequence[Environment]) -> StatusDocument:
     with ThreadPoolExecutor(max(1, len(environments))) as pool:
         looks = [pool.submit(copy_context().run, status_of, each) for each in environments]
     found = tuple(each.result() for each in looks)
-    return StatusDocument(safe=all(each.standing in ("safe", "not-configured") for each in found), environments=found)
+    return StatusDocument(safe=all(each.fine for each in found), environments=found)
 
 
 def status_of(environment: Environment) -> EnvironmentStatus:
@@ -71,7 +79,8 @@ def status_of(environment: Environment) -> EnvironmentStatus:
     except SettingsError as error:
         return _unsafe(environment, error.message, error.hint or "correct it: nothing runs there until then")
     if settings.address is None and not (settings.home / "postgres").exists():
-        return _nothing_yet(environment, "there is no embedded database yet")
+        never = _nothing_yet(environment, "there is no embedded database yet", f"kg deploy {environment}")
+        return never.model_copy(update={"exists": False})
     try:
         return _looked(settings)
     except ConnectionFailed as error:
@@ -96,8 +105,6 @@ def _looked(settings: Settings) -> EnvironmentStatus:
         seen = _see(conn, settings)
     opening = next_window(settings, now) if has_windows(settings) else None
     verdict = _verdict(settings, seen, now)
-    if verdict.standing == "nothing-yet":
-        return verdict
     return verdict.model_copy(
         update={
             "revision": seen.entries[-1].revision if seen.entries else None,
@@ -108,6 +115,7 @@ def _looked(settings: Settings) -> EnvironmentStatus:
             "window_end": opening.end if opening else None,
             "running": seen.running,
             "waiting": seen.waiting,
+            "failed": seen.failed,
         }
     )
 
@@ -117,13 +125,15 @@ def _see(conn: Connection, settings: Settings) -> _Seen:
     migrations, refused = readable(settings.migrations, entries)
     mine = identity_of(conn)
     stored = backups(open_store(settings), settings.environment)
+    ours = tuple(each for each in stored if each.manifest.database.is_same(mine))
     return _Seen(
         entries=entries,
         pending=(
             *(each.label for each in ledger.pending(migrations, entries, out_of_order=settings.deploy.out_of_order)),
             *([f"one that is refused ({refused})"] if refused else []),
         ),
-        backups=tuple(each for each in stored if each.manifest.database.is_same(mine)),
+        backups=ours,
+        others=len(stored) - len(ours),
         running=_running(conn) if ledger.exists(conn) else (),
         waiting=tuple(
             WaitingItem(
@@ -137,7 +147,22 @@ def _see(conn: Connection, settings: Settings) -> _Seen:
             )
             for each in open_plans(conn, settings.environment)
         ),
+        failed=_failed(conn) if ledger.exists(conn) else None,
+        gate=None if entries else staging_gate(conn, settings, _first(settings, migrations)),
     )
+
+
+def _first(settings: Settings, migrations: tuple[Migration, ...]) -> DeployPlan:
+    """All there is to do where nothing is deployed; whether it is run or adopted is no matter to a gate."""
+    return DeployPlan(settings.environment, target(settings).dbname, "", migrations, (), (), (), "")
+
+
+def _failed(conn: Connection) -> FailedItem | None:
+    last = journal.last_change(conn)
+    if last is None or last.state == "done":
+        return None
+    state = {"rolled-back": "rolled-back", "abandoned": "died"}.get(last.state, "failed")
+    return FailedItem(kind=last.kind, state="interrupted" if last.interrupted else state, at=last.at)
 
 
 def _running(conn: Connection) -> tuple[RunningItem, ...]:
@@ -160,11 +185,14 @@ def _running(conn: Connection) -> tuple[RunningItem, ...]:
 def _verdict(settings: Settings, seen: _Seen, now: datetime) -> EnvironmentStatus:
     """The first thing that is not as it should be, in the order in which it would be mended."""
     name = settings.environment
-    if not seen.entries and not seen.backups and not seen.running:
-        return _nothing_yet(name, "nothing is deployed yet")
     if seen.dead:
         died = next(each for each in seen.running if not each.alive)
         return _unsafe(name, f"a {died.kind} died at {died.step or 'its start'}", f"kg recover {name}")
+    if not seen.entries:
+        # A backup of it, or one of another database, makes it no safer: there is nothing of ours in it.
+        shut = seen.gate.remedy if seen.gate and seen.gate.status == "failed" else ""
+        kept = f"; the store keeps {seen.others} backups of another database" if seen.others else ""
+        return _nothing_yet(name, f"nothing is deployed{kept}", shut or f"kg deploy {name}")
     if not seen.backups:
         return _unsafe(name, "there is no backup of this database", f"kg backup {name}")
     if seen.newest is None:
@@ -193,8 +221,7 @@ def _old_or_foreign(settings: Settings, newest: Backup, now: datetime) -> tuple[
     return None
 
 
-def _nothing_yet(environment: Environment, verdict: str) -> EnvironmentStatus:
-    command = f"kg deploy {environment}"
+def _nothing_yet(environment: Environment, verdict: str, command: str) -> EnvironmentStatus:
     return EnvironmentStatus(environment=environment, standing="nothing-yet", verdict=verdict, next=command)
 
 
