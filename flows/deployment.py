@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from flows.report import leave_report
 from flows.steps import Steps
-from flows.telling import said, stands, tell_deploy_failed, tell_deployed
+from flows.telling import said, stands, tell_deploy_failed, tell_deployed, tell_interrupted
 from tasks.artifacts import leave
 from tasks.core.backup.manifest import Backup
 from tasks.core.documents import DeployDocument, DeployState, ErrorDetail, RollbackDocument, attach, attached
@@ -144,6 +144,8 @@ class Deployment:
             with suppress(OpsError):  # a plan that stays open expires
                 approvals.move(self.settings, self.stored.id, "abandoned")
         if not isinstance(error, Exception):
+            if error is not None and self.told:
+                tell_interrupted(self.environment, "deploy", error, self.operation.changing)
             return
         state: DeployState = "refused" if isinstance(error, Refused) else "failed"
         self.operation.end_state = "rolled-back" if self.undone and not isinstance(error, RowsMissing) else "failed"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prefect.exceptions import PrefectSignal
+
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.retention import RetentionPlan
 from tasks.core.documents import DeployDocument, RecoverDocument, RollbackDocument
 from tasks.core.errors import NotConfirmed, OpsError, SettingsError, UsageError, VerificationFailed
 from tasks.core.notifications.events import Event
+from tasks.core.operations.operation import had_begun, within_another
 from tasks.core.schema.report import Report
 from tasks.core.settings import Environment
 from tasks.notices import tell
@@ -24,6 +27,21 @@ def telling(environment: Environment, what: str, event: Event = "failed") -> Ite
         if not _mistyped(error):
             tell(environment, event, f"The {what} did not go well: {said(error)}")
         raise
+    except BaseException as error:
+        if not within_another():  # the deploy that it belongs to tells it
+            tell_interrupted(environment, what, error, had_begun(error), event)
+        raise
+
+
+def tell_interrupted(
+    environment: Environment, what: str, error: BaseException, begun: bool, event: Event = "failed"
+) -> None:
+    """Ctrl-C, or a signal: whoever was told that it began is told that it ended. A pause is no end."""
+    if isinstance(error, PrefectSignal | GeneratorExit):
+        return
+    after = f"What it had begun is settled by kg recover {environment}, or by the next deploy or rollback."
+    untouched = f"It had not begun to change the database. kg status {environment} says where it stands."
+    tell(environment, event, f"The {what} was interrupted. {after if begun else untouched}")
 
 
 def _mistyped(error: Exception) -> bool:
@@ -76,7 +94,8 @@ def tell_recovered(document: RecoverDocument) -> None:
     if document.state == "recovered":
         dead = ", ".join(f"a {each.kind} of {each.started:%Y-%m-%d %H:%M} UTC" for each in document.dead)
         done = "; ".join(f"{each.what} {each.subject}" for each in document.actions)
-        text = f"What had died: {dead or 'nothing'}. What was done: {done or 'nothing was left to do'}."
+        had = f"What had died: {dead}" if dead else "No run had died, but one had left something to settle"
+        text = f"{had}. What was done: {done or 'nothing was left to do'}."
         tell(document.environment, "recovered", f"{text} It is at revision {document.revision or 'none'} now.")
 
 

@@ -9,16 +9,19 @@ from contextlib import contextmanager
 
 import pytest
 
+from flows.deployment import Deployment
 from tasks.core.addresses import Address
 from tasks.core.operations.rollback import Request
 from tasks.core.postgres.connections import Connection, connect
 from tasks.core.schema import ledger
 from tasks.core.settings import Settings
+from tests.core.test_notices import Webhook, webhook
 from tests.faults.proofs import unfinished
 from tests.faults.runs import deploy, recovered, rollback
 from tests.processes import until
 from tests.servers.job import state
 
+__all__ = ["webhook"]
 SLEEPS = "DO $$ BEGIN IF current_schema() = 'public' THEN PERFORM pg_sleep(600); END IF; END $$;"
 
 
@@ -90,3 +93,18 @@ def test_before_anything_was_begun_nothing_is_left_to_settle(ours: Settings, con
         raise KeyboardInterrupt
     assert unfinished(conn) == 0
     assert recovered(ours).nothing
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_deploy_that_was_told_of_tells_that_it_was_interrupted(
+    ours: Settings, webhook: Webhook, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    monkeypatch.setenv("KG_NOTIFY_URLS", f"json://{webhook.address}/")
+    with pytest.raises(KeyboardInterrupt), Deployment(ours) as run:
+        run.told = True
+        if begun:
+            run.operation.describe(migrate={"revisions": ["001"]})
+        raise KeyboardInterrupt
+    (message,) = webhook.received
+    assert message["message"].startswith("The deploy was interrupted. ")
+    assert ("kg recover dev" in message["message"]) == begun

@@ -91,7 +91,8 @@ def test_what_is_not_there_is_a_line(deployed: Settings, monkeypatch: pytest.Mon
 def _ended(conn: Connection, state: str, detail: str = "{}") -> None:
     conn.execute(
         "INSERT INTO kg_ops.operation"
-        " (id, kind, environment, fence, host, pid, backend_pid, state, finished_at, detail) VALUES (gen_random_uuid(), 'deploy', 'dev', 1, 'here', 1, 1, %s, now(), %s)",
+        " (id, kind, environment, fence, host, pid, backend_pid, state, finished_at, detail)"
+        " VALUES (gen_random_uuid(), 'deploy', 'dev', 1, 'here', 1, 1, %s, now(), %s)",
         (state, detail),
     )
 

@@ -105,6 +105,7 @@ class Operation:
             log.warning("the failure of step %s could not be written to the journal", step)
 
 
+_BEGUN = "__kg_begun__"
 _current: ContextVar[Operation | None] = ContextVar("operation", default=None)
 
 
@@ -113,6 +114,16 @@ def current() -> Operation:
     found = _current.get()
     assert found is not None, "called outside of an operation"
     return found
+
+
+def within_another() -> bool:
+    """Is an operation under way already, whose own run says how it ends?"""
+    return _current.get() is not None
+
+
+def had_begun(error: BaseException) -> bool:
+    """Had the operation that `error` interrupted said which revisions it was about to apply or to revert?"""
+    return bool(getattr(error, _BEGUN, False))
 
 
 @contextmanager
@@ -138,7 +149,9 @@ def operation(settings: Settings, kind: journal.Kind, *, terminate: bool = False
         except BaseException as error:
             started.end_state = "failed" if started.end_state == "done" else started.end_state
             interrupted = not isinstance(error, Exception)
-            started.result |= {"interrupted": True} if interrupted else {}
+            if interrupted:
+                started.result["interrupted"] = True
+                setattr(error, _BEGUN, started.changing)
             started.result |= {"refused": True} if isinstance(error, Refused) else {}
             raise
         else:
