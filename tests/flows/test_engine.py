@@ -164,7 +164,7 @@ def test_a_later_second_ctrl_c_ends_at_once(prefect_home: Path) -> None:
     child.send_signal(signal.SIGINT)
     begun = time.monotonic()
     assert child.wait(timeout=20) == 130
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5, "it had 60 s to go"
     assert no_servers_within(prefect_home, 3)
 
 

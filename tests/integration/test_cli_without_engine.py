@@ -65,7 +65,7 @@ def test_a_reading_verb_starts_no_engine(words: tuple[str, ...], status: int, va
     assert done.returncode == status, done.stderr
     assert isinstance(json.loads(done.stdout), dict | list)
     assert not HEAVY & set(done.stderr.splitlines()[-1].split())
-    assert taken < 8  # 1 to 2 s on an idle machine; generous, since CI shares its cores
+    assert taken < 30, "1 to 2 s on an idle machine; others may have the cores"
 
 
 def test_a_wrong_password_is_one_line(variables: dict[str, str]) -> None:

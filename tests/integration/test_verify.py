@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from tasks.core.schema.verify import verify
 from tasks.core.settings import DatabaseSettings, Settings
 from tests.integration.checking import failing, found
 from tests.integration.verifying import TABLES, deploy, deployed
+from tests.processes import quickest
 
 __all__ = ["deployed"]  # fixtures
 
@@ -45,10 +45,7 @@ def test_what_the_migrations_made_passes_every_check(deployed: Settings) -> None
 
 
 def test_it_takes_less_than_a_second(deployed: Settings) -> None:
-    verify(deployed)
-    began = time.monotonic()
-    verify(deployed)
-    assert time.monotonic() - began < 1
+    assert quickest(lambda: verify(deployed)) < 1
 
 
 BREAKAGES = [
