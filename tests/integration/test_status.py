@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -177,6 +178,21 @@ def test_a_failed_verification_says_what_to_do_next(
     conn.execute("ALTER TABLE code_patterns DROP COLUMN frequency")
     assert run(["verify", "dev"]) == 1
     assert "next: kg rollback dev goes back to before the newest deploy" in capsys.readouterr().out
+
+
+def test_a_file_that_was_edited_is_no_reason_to_roll_back(
+    deployed: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.cli.app import run
+
+    folder = Path(shutil.copytree(deployed.migrations, tmp_path / "edited"))
+    monkeypatch.setenv("KG_MIGRATIONS", str(folder))
+    first = next(folder.glob("001_*.up.sql"))
+    first.write_text(f"{first.read_text()}\n-- a remark\n")
+    assert run(["verify", "dev"]) == 1
+    said = capsys.readouterr().out
+    assert "next: bring the applied text back" in said
+    assert "kg rollback" not in said
 
 
 def test_no_archive_is_a_note_with_its_meaning(deployed: Settings, capsys: pytest.CaptureFixture[str]) -> None:

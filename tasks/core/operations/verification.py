@@ -10,9 +10,9 @@ from tasks.core.settings import Settings
 
 def remedy_for(report: Report, environment: str) -> str:
     """What to do after a verification that failed."""
-    failing = [check.name for check in report.checks if check.status == "failed"]
-    if "revision" in failing and len(report.checks) <= len(("revision", "pgvector")):
-        return f"kg deploy {environment}"
+    failing = [check for check in report.checks if check.status == "failed"]
+    if [check.name for check in failing] == ["revision"]:  # no file, or another: the database is not to blame
+        return failing[0].remedy or f"kg deploy {environment}"
     return (
         f"kg rollback {environment} goes back to before the newest deploy; what somebody changed by hand is to be "
         f"changed back by hand, or restored with kg rollback {environment} --strategy restore"
