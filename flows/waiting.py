@@ -23,6 +23,7 @@ from tasks.core.markdown import inline
 from tasks.core.progress import note
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
+from tasks.core.release.describe import fitting
 from tasks.core.release.windows import Opening, next_window
 from tasks.core.settings import Environment, Settings, load_settings
 from tasks.notices import tell
@@ -99,7 +100,7 @@ def _ask(settings: Settings, found: Waiting, said: str) -> Approval | None:
     )
     agreed = f"\n\nApproved so far by {inline(', '.join(found.approved_by))}." if found.approved_by else ""
     refused = f"\n\n⚠ Not counted: {inline(said)}" if said else ""
-    form = Approval.with_initial_data(description=f"{found.document}{agreed}{refused}")
+    form = Approval.with_initial_data(description=f"{fitting(found.document, settings.environment)}{agreed}{refused}")
     with _woken_by_rows(settings, found):
         try:
             answer = pause_flow_run(

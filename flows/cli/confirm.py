@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cli.options import StrategyName
+from flows.cli.plain import printable
 from tasks.core.errors import NotConfirmed
+from tasks.core.progress import counted
 
 if TYPE_CHECKING:
     from tasks.core.operations.plan import DeployPlan
@@ -45,8 +48,9 @@ def agreed_plan(settings: Settings, yes: bool) -> str:
     plan = preview(settings)
     if plan.nothing_pending:
         return ""
-    show_plan(plan)
-    if yes or settings.deploy.confirm == "none":
+    asked = not yes and settings.deploy.confirm != "none"
+    show_plan(plan, whole=asked)
+    if not asked:
         return ""
     from tasks.core.release.approvals import last_rehearsal
 
@@ -56,16 +60,26 @@ def agreed_plan(settings: Settings, yes: bool) -> str:
     return plan.hash
 
 
-def show_plan(plan: DeployPlan) -> None:
-    """What a deploy would run, on the error stream: the first lines of each pending file."""
+def show_plan(plan: DeployPlan, *, whole: bool) -> None:
+    """What a deploy would run, on the error stream: each pending file to its end for a person who is asked, else how
+    it begins, and where the rest is.
+    """
     _say(f"{plan.environment} (database {plan.database}) is at revision {plan.revision or 'none'}.")
     for migration in plan.adopted:
         _say(f"Revision {migration.revision} {migration.name} is there already and is adopted without running.")
     for migration in plan.pending:
         lines = migration.sql.splitlines()
-        _say(f"\n{migration.up.name} ({len(lines)} lines):\n{'-' * 60}")
-        _say("\n".join(lines[:PREVIEW_LINES]))
-        _say(f"{'...' if len(lines) > PREVIEW_LINES else ''}\n{'-' * 60}".lstrip("\n"))
+        _say(f"\n{migration.up.name} ({counted(len(lines), 'line')}):\n{'-' * 60}")
+        shown = lines if whole or len(lines) <= PREVIEW_LINES + 1 else lines[:PREVIEW_LINES]
+        _say(printable("\n".join(shown)))
+        if len(shown) < len(lines):
+            _say(f"... and {len(lines) - len(shown)} more lines: {_path(migration.up)}")
+        _say("-" * 60)
+
+
+def _path(file: Path) -> str:
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def say_unseen(environment: str) -> None:

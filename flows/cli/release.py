@@ -12,6 +12,7 @@ from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.confirm import confirm
 from flows.cli.options import EnvironmentName, Json, Output, Verbose, Yes
+from flows.cli.plain import plain
 from tasks.core.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def approve(
         settings = load_settings(environment)
         chosen = _chosen(settings, run)
         if not yes:
-            print(chosen.document, file=sys.stderr)  # noqa: T201
+            print(plain(chosen.document), file=sys.stderr)  # noqa: T201
             confirm(f"the {'rejection' if reject else 'approval'} of plan {chosen.hash}")
         decided = decide(settings, chosen.id, "reject" if reject else "approve", name, note)
         return WaitingDocument.of(decided, deserted=chosen.deserted(settings))

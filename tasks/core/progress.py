@@ -103,6 +103,11 @@ def say(detail: str) -> None:
         current.say(detail)
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 line', '2,035 lines'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes for people, in powers of 1,000."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,8 @@ from tasks.core.release.windows import Opening
 from tasks.core.schema.hazards import Linted
 from tasks.core.schema.migrations import Migration
 
-SQL_LINES = 80
+FORM_CHARACTERS = 200_000
+_FENCE = re.compile("`{3,}")
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,23 @@ def _migration(migration: Migration, found: Sequence[str]) -> list[str]:
     kinds += ["irreversible: its way back is a restore"] if migration.irreversible else []
     script = migration.sql.splitlines()
     said = f" ({'; '.join(kinds)})" if kinds else ""
-    more = [f"-- ... and {len(script) - SQL_LINES} more lines"] if len(script) > SQL_LINES else []
-    shown = block([*script[:SQL_LINES], *more], "sql")
-    return ["", f"## {inline(migration.label)}{said}", *(f"- {each}" for each in found), "", *shown]
+    return ["", f"## {inline(migration.label)}{said}", *(f"- {each}" for each in found), "", *block(script, "sql")]
+
+
+def fitting(document: str, environment: str, most: int = FORM_CHARACTERS) -> str:
+    """A description for a form, which a browser draws: to the letter, or cut, saying so and where all of it is."""
+    if len(document) <= most:
+        return document
+    kept = document[: document.rfind("\n", 0, most)]
+    open_fence = ""
+    for line in kept.split("\n"):
+        if open_fence:
+            open_fence = "" if line == open_fence else open_fence
+        elif fence := _FENCE.match(line):
+            open_fence = fence[0]
+    shown, lines = kept.count("\n") + 1, document.count("\n") + 1
+    where = f"kg approve {environment} --name NAME shows all of it, and so does the plan among this run's artifacts"
+    return f"{kept}\n{open_fence}\n\n⚠ **{lines - shown:,} of {lines:,} lines do not fit in here**: {where}."
 
 
 def _found(migration: Migration, prepared: Prepared) -> list[str]:
