@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tasks.core.errors import OpsError, Refused
 from tasks.core.markdown import inline
-from tasks.core.progress import note
+from tasks.core.progress import counted, note
 from tasks.core.release import approvals
 from tasks.core.release.approvals import Waiting
 from tasks.core.release.describe import fitting
@@ -68,7 +68,7 @@ def _tell_approvers(settings: Settings, found: Waiting) -> None:
     tell(
         settings.environment,
         "waiting-for-approval",
-        f"A deploy that {found.started_by} has started waits for {found.missing} approval(s), until "
+        f"A deploy that {found.started_by} has started waits for {counted(found.missing, 'approval')}, until "
         f"{found.expires_at:%Y-%m-%d %H:%M} UTC. It is predicted to take {found.predicted_seconds:.0f} s.",
         plan=found.hash,
         approve=f"kg approve {settings.environment} --name NAME",
@@ -82,7 +82,8 @@ def _go_on(settings: Settings, found: Waiting) -> None:
         raise Refused(f"plan {found.hash} was rejected by {rejected.name}{why}", hint=again)
     if found.state == "expired":
         raise Refused(
-            f"plan {found.hash} has expired: {found.missing} approval(s) did not come by {found.expires_at:%H:%M} UTC",
+            f"plan {found.hash} has expired: {counted(found.missing, 'approval')} "
+            f"did not come by {found.expires_at:%H:%M} UTC",
             hint=again,
         )
     if found.state not in approvals.OPEN:
@@ -95,7 +96,8 @@ def _ask(settings: Settings, found: Waiting, said: str) -> Approval | None:
     if seconds <= 0:
         return None
     note(
-        f"plan {found.hash} waits for {found.missing} approval(s) until {found.expires_at:%Y-%m-%d %H:%M} UTC: "
+        f"plan {found.hash} waits for {counted(found.missing, 'approval')} until "
+        f"{found.expires_at:%Y-%m-%d %H:%M} UTC: "
         f"kg approve {settings.environment} --name NAME, or this run's form"
     )
     agreed = f"\n\nApproved so far by {inline(', '.join(found.approved_by))}." if found.approved_by else ""

@@ -31,6 +31,9 @@ def check_target(environment: Environment) -> Report:
     barring = [item for item in report.checks if item.status == "failed" and item.name not in check.ADVISORY]
     if barring:
         raise OpsError("; ".join(map(str, barring)), hint=f"kg check {environment} shows all of it")
+    for item in report.checks:
+        if item.status == "note":
+            note(f"to be known: {item}")
     say(report.counted)
     return report
 

@@ -27,6 +27,7 @@ from flows.cli.options import (
     TerminateIdleBlockers,
     Verbose,
     WholeDatabase,
+    Why,
     Yes,
 )
 from flows.cli.remote import answer_from_worker
@@ -174,6 +175,7 @@ def rollback(
     salvage: SalvageRows = False,
     whole_database: WholeDatabase = False,
     to: BackTo = None,
+    reason: Why = "",
     remote: Remote = False,
     yes: Yes = False,
     json: Json = False,
@@ -192,6 +194,7 @@ def rollback(
         "salvage": salvage,
         "whole_database": whole_database,
         "to": to or "",
+        "reason": reason,
     }
 
     def work() -> RollbackDocument:

@@ -154,7 +154,7 @@ def ending(work: Work, detail: str, ok: bool, mark: str = "") -> str:
 
 def step_ending(work: Work, detail: str, ok: bool) -> str:
     """The line under a step's title, as the guide's script has it."""
-    said = f"{detail} " if detail else ""
+    said = f"{detail or 'done'} " if ok or detail else ""
     return f"  {'✓' if ok else '✗ failed'} {said}({duration(work.seconds)})"
 
 

@@ -45,6 +45,7 @@ Remote = Annotated[
 ]
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for a maintenance window. Needs --reason.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --now: why. Written into the ledger.")]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why. Written into the database's journal.")]
 StarterName = Annotated[
     str,
     typer.Option(

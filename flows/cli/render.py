@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.cli.display import age, duration, moment
-from tasks.core.progress import size
+from tasks.core.progress import counted, size
 
 if TYPE_CHECKING:
     from tasks.core.documents import (
@@ -172,12 +172,17 @@ def rollback(document: RollbackDocument) -> None:
     for word, value in (
         ("reverted", ", ".join(document.reverted)),
         ("restored from", document.backup),
-        ("replaced tables", document.replaced and f"schema {document.replaced}"),
+        ("replaced tables", _replaced(document.replaced)),
         ("detail", document.detail),
         ("fingerprint", document.fingerprint),
     ):
         if value:
             say(f"  {word}: {value}")
+
+
+def _replaced(where: str | None) -> str:
+    """A schema's name, or "database <name>"."""
+    return f"schema {where}" if where and " " not in where else where or ""
 
 
 def recover(document: RecoverDocument) -> None:
@@ -207,8 +212,13 @@ def prune(document: PruneDocument) -> None:
         say("no backup yet: nothing to prune")
         return
     table(("", "what", "stored", "why"), rows)
-    if document.delete and not document.applied:
-        say(f"a dry run: kg prune {document.environment} --apply deletes")
+    gone, kept = len(document.delete), f"{len(document.keep):,} kept"
+    if document.applied:
+        say(f"{gone:,} deleted, {kept}")
+    elif gone:
+        say(f"a dry run, nothing was deleted: kg prune {document.environment} --apply deletes {gone:,} ({kept})")
+    else:
+        say(f"a dry run: kg prune {document.environment} --apply would delete nothing ({kept})")
 
 
 def index(document: IndexDocument | CommandDocument) -> None:
@@ -222,9 +232,10 @@ def index(document: IndexDocument | CommandDocument) -> None:
         f"{duration(document.seconds)}: {document.unchanged:,} unchanged, {document.removed:,} removed, "
         f"{document.relationships:,} imports"
     )
-    reasons = Counter(each.reason for each in document.skipped)
-    for reason, count in reasons.most_common():
-        say(f"  {count:,} left out: {reason}")
+    # A folder that is not entered is none of the files.
+    reasons = Counter((each.path.endswith("/"), each.reason) for each in document.skipped)
+    for (folder, reason), number in reasons.most_common():
+        say(f"  {counted(number, 'folder' if folder else 'file')} left out: {reason}")
 
 
 def search(hits: Sequence[SearchHit]) -> None:

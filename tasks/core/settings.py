@@ -22,6 +22,7 @@ from tasks.core.addresses import Address, parse_address
 from tasks.core.application.settings import ApplicationSettings, base_url, daily_cost
 from tasks.core.backup.encryption import check_recipient
 from tasks.core.errors import NotConfigured, SettingsError, UsageError
+from tasks.core.mistakes import wrong
 from tasks.core.notifications.events import NotificationSettings
 from tasks.core.release.rules import ApprovalSettings, Freeze, WindowRule
 
@@ -293,8 +294,4 @@ def _read_file(path: Path) -> EnvironmentFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        listed = where in ("windows", "freeze") and isinstance(first["input"], dict)
-        message = f"there may be several: write [[{where}]]" if listed else first["msg"]
-        raise SettingsError(f"{path}: {where}: {message}") from error
+        raise SettingsError(f"{path}: {wrong(error, EnvironmentFile)}") from error

@@ -15,9 +15,20 @@ from flows.cli import render
 from flows.cli.confirm import confirm
 from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, moment, showing
 from flows.cli.options import Output
-from tasks.core.documents import BackupDocument, CheckItem, PruneDocument, PruneItem, ReportDocument, SearchHit
+from tasks.core.documents import (
+    BackupDocument,
+    CheckItem,
+    IndexDocument,
+    PruneDocument,
+    PruneItem,
+    ReportDocument,
+    RollbackDocument,
+    SearchHit,
+    SkippedFile,
+)
 from tasks.core.errors import NotConfirmed
 from tasks.core.progress import note, reporting, size, track
+from tasks.core.schema.report import Report, noted, ok
 from tests.terminal import on_a_terminal
 
 
@@ -62,7 +73,7 @@ def test_steps_and_notes_are_lines_where_there_is_no_terminal(capsys: pytest.Cap
     assert re.sub(r"\d+\.\d s", "N s", said.err).splitlines() == [  # a busy machine takes its time
         "[1/2] Check",
         "  three tables found",
-        "  ✓ (N s)",
+        "  ✓ done (N s)",
         "[2/2] Back up",
         "  Dump: done in N s - 10 B",
         "  ✓ done well (N s)",
@@ -240,7 +251,43 @@ def test_a_dry_run_says_what_would_do_it(capsys: pytest.CaptureFixture[str]) -> 
     render.prune(PruneDocument(environment="dev", applied=False, keep=(), delete=items))
     said = capsys.readouterr().out
     assert "would delete  b     5 B     older than 7 days" in said
-    assert "kg prune dev --apply" in said
+    assert said.endswith("\na dry run, nothing was deleted: kg prune dev --apply deletes 1 (0 kept)\n")
+
+
+@pytest.mark.parametrize(
+    ("applied", "last"),
+    [(False, "a dry run: kg prune dev --apply would delete nothing (1 kept)"), (True, "0 deleted, 1 kept")],
+)
+def test_a_prune_says_whether_it_was_one(applied: bool, last: str, capsys: pytest.CaptureFixture[str]) -> None:
+    items = (PruneItem(id="a", reason="the newest", stored_bytes=5),)
+    render.prune(PruneDocument(environment="dev", applied=applied, keep=items, delete=()))
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_an_index_s_counts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = [("a.bin", "no text"), ("b.bin", "no text"), ("site-packages/", "installed packages")]
+    parts = tuple(SkippedFile(path=path, reason=reason) for path, reason in skipped)
+    found = {"environment": "dev", "root": "/", "embedder": "e", "unchanged": 0, "removed": 0, "relationships": 0}
+    render.index(IndexDocument(**found, files=12, indexed=10, skipped=parts, seconds=1.0))  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert "indexed 10 of 12 files" in said
+    assert said.splitlines()[1:] == ["  2 files left out: no text", "  1 folder left out: installed packages"]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "said"),
+    [("kg_replaced_20260101", "schema kg_replaced_20260101"), ("database kg_replaced_1", "database kg_replaced_1")],
+)
+def test_where_what_was_replaced_is(replaced: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    render.rollback(
+        RollbackDocument(state="rolled-back", environment="dev", strategy="restore", revision="001", replaced=replaced)
+    )
+    assert f"  replaced tables: {said}\n" in capsys.readouterr().out
+
+
+def test_a_report_in_a_line_names_its_notes() -> None:
+    one = Report((ok("server", "18"), noted("archiving", "off"), noted("store", "a folder")))
+    assert one.counted == "1 check is fine, 2 notes (archiving, store)"
 
 
 TABLE = """

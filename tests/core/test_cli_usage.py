@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.cli.app import run
 from tests.terminal import MAIN, kg
 
 VERBS = ["check", "verify", "backups", "search", "deploy", "rollback", "reindex", "backup", "restore-drill"]
@@ -137,3 +139,23 @@ def test_a_wrong_backup_id_is_said_before_the_engine_starts(words: tuple[str, ..
         1,
         "kg: there is no backup 20260101T020000Z-0123abcd of dev",
     )
+
+
+def test_what_can_change_something_is_not_listed_as_looking() -> None:
+    looking = kg("--help").stdout.partition("Look: nothing is changed")[2].partition("Change the database")[0]
+    assert " status " in looking
+    assert not {"psql", "verify"} & set(looking.split()), (
+        "psql does what it is told; verify's probes write and roll back"
+    )
+
+
+def test_a_rollback_s_reason_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def worker(output: object, flow: str, environment: str, parameters: Callable[[None], dict[str, Any]]) -> int:
+        seen.update(parameters(None))
+        return 0
+
+    monkeypatch.setattr("flows.cli.database.answer_from_worker", worker)
+    assert run(["rollback", "dev", "--remote", "--yes", "--reason", "wrong rows"]) == 0
+    assert seen["reason"] == "wrong rows"

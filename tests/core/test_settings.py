@@ -121,3 +121,21 @@ def test_every_variable_of_ours_is_known() -> None:
     sources = [path.read_text() for path in files if path.name != "variables.py"]
     used = {name for source in sources for name in re.findall(r"\bKG_[A-Z]+(?:_[A-Z]+)*\b(?!_)", source)}
     assert used == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[retention]\ndayz = 3\n", "[retention] has no key dayz; did you mean days?"),
+        ("[retentoin]\ndays = 3\n", "there is no key retentoin; did you mean retention?"),
+        ("[watch]\nzzzz = 3\n", "[watch] has no key zzzz; it knows duration, interval, deadlocks, "),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (tmp_path / "dev.toml").write_text(text)
+    monkeypatch.setenv("KG_ENVIRONMENTS", str(tmp_path))
+    with pytest.raises(SettingsError) as refused:
+        load_settings("dev")
+    assert f"dev.toml: {said}" in refused.value.message

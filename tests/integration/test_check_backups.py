@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from tasks.core.postgres.connections import Connection, connect
 from tasks.core.postgres.scratch import private_cluster
 from tasks.core.schema.check import ADVISORY, check
 from tasks.core.schema.drill_checks import Needs, _elsewhere, _needs, _own
-from tasks.core.settings import Settings
+from tasks.core.settings import Environment, Settings
 from tasks.core.store.base import open_store
 from tests.integration.checking import failing, found, make_tables, role
 
@@ -30,6 +31,16 @@ def test_a_store_that_cannot_be_written_fails(settings: Settings, tmp_path: Path
     report = check(settings.model_copy(update={"store_url": (tmp_path / "file").as_uri()}))
     assert found(report, "store").startswith("failed: ")
     assert found(report, "proved backup") == "skipped: store failed"
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_backups_on_this_machine_s_disk_are_a_note(settings: Settings, environment: Environment) -> None:
+    report = check(settings.model_copy(update={"environment": environment}))
+    (store,) = [each for each in report.checks if each.name == "store"]
+    assert store.status == "note"
+    assert f"who loses the machine loses {environment}'s backups" in store.detail
+    assert store.remedy.startswith("KG_STORE_URL=s3://")
+    assert stat.S_IMODE((settings.home / "cache").stat().st_mode) == 0o700, "like its neighbours"
 
 
 def test_what_a_backup_names_must_be_where_drills_restore(conn: Connection, settings: Settings, role: Address) -> None:

@@ -114,10 +114,11 @@ def _give_back(
 def loss_refused(operation: Operation, found: Staged, loss: Sequence[TableLoss]) -> RollbackRefused:
     environment = operation.settings.environment
     listed = "; ".join(map(str, loss))
+    command = f"kg rollback {environment} --strategy restore --backup {found.backup.id}"
     return RollbackRefused(
         f"restoring backup {found.backup.id} would discard what was written since ({listed}); nothing was changed",
-        hint=f"to discard it: kg rollback {environment} --strategy restore --backup {found.backup.id} --yes; "
-        "to carry over what still fits: --salvage in place of --yes",
+        hint=f"to discard it: {command} --yes; to carry over what still fits: {command} --salvage at a terminal, or "
+        f"in a script {command} --salvage --yes, which discards what fits no more (its export stays in the store)",
     )
 
 

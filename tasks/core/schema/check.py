@@ -147,9 +147,14 @@ def _store(settings: Settings) -> CheckResult:
     lacking = probe(store)
     check_identity(settings.store_identity)
     encrypts = f"; dumps are encrypted to {settings.store_key}" if settings.store_key else ""
-    return ok(
-        "store", f"{store.url} can be written and read{encrypts}" + "".join(f"; it lacks: {one}" for one in lacking)
-    )
+    found = f"{store.url} can be written and read{encrypts}" + "".join(f"; it lacks: {one}" for one in lacking)
+    if settings.environment != "dev" and store.url.startswith("file:"):
+        return noted(
+            "store",
+            f"{found}; it is a folder of this machine: who loses the machine loses {settings.environment}'s backups",
+            "KG_STORE_URL=s3://bucket/prefix, or a folder that lies on another machine",
+        )
+    return ok("store", found)
 
 
 def _proved_backup(conn: Connection, settings: Settings) -> CheckResult:

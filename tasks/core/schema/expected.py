@@ -109,7 +109,7 @@ def _save(file: Path, catalogs: Mapping[str, Catalog]) -> None:
     text = json.dumps(catalogs)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial.write_text(f"{_sha256(text)}\n{text}", encoding="utf-8")
         partial.replace(file)
     except OSError as error:

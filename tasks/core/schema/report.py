@@ -11,6 +11,7 @@ import psycopg
 
 from tasks.core.errors import OpsError
 from tasks.core.postgres.connections import database_errors
+from tasks.core.progress import counted
 
 Status: TypeAlias = Literal["ok", "failed", "skipped", "note"]
 
@@ -44,8 +45,11 @@ class Report:
     def counted(self) -> str:
         """How many of each kind, in a line: '10 checks are fine, 1 failed'."""
         counts = Counter(check.status for check in self.checks)
-        also = [f"{counts[status]} {status}" for status in ("failed", "skipped", "note") if counts[status]]
-        return ", ".join([f"{counts['ok']} checks are fine", *also])
+        also = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+        notes = [check.name for check in self.checks if check.status == "note"]
+        also += [f"{counted(len(notes), 'note')} ({', '.join(notes)})"] if notes else []
+        fine = f"{counted(counts['ok'], 'check')} {'is' if counts['ok'] == 1 else 'are'} fine"
+        return ", ".join([fine, *also])
 
 
 def ok(name: str, detail: str) -> CheckResult:
