@@ -11,6 +11,7 @@ import typer
 from flows.cli import application, backups, database, release, status, vectors
 from flows.cli.answer import fail
 from flows.cli.errors import USAGE
+from flows.cli.options import flag
 from flows.cli.up.verb import up
 
 _LOOK = "Look: nothing is changed, and no flow engine is started"
@@ -68,16 +69,16 @@ Back up, prove, migrate, verify and roll back a PostgreSQL + pgvector knowledge 
 
 Start with [bold]kg check dev[/bold], then [bold]kg deploy dev[/bold].
 
-Exit status: 0 done, 1 failed, 2 usage or configuration, 3 refused, 130 interrupted. With --json standard output is
-one JSON document, also of a failure. Flows run against PREFECT_API_URL where it is set, else against a Prefect server
-that lives as long as the command.
+Exit status: 0 done, 1 failed (of status: not safe), 2 usage or configuration, 3 refused, 130 interrupted. With
+--json standard output is one JSON document, also of a failure. Flows run against PREFECT_API_URL where it is set,
+else against a Prefect server that lives as long as the command.
 """
 
 
 @app.callback(help=_paragraphs(_ABOUT))
 def kg(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and end.", callback=_version, is_eager=True)
+        bool, flag("--version", help="Show the version and end.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options before the verb."""

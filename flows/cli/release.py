@@ -11,7 +11,7 @@ import typer
 from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.confirm import confirm
-from flows.cli.options import EnvironmentName, Json, Output, Verbose, Yes
+from flows.cli.options import EnvironmentName, Json, Output, Verbose, Yes, flag
 from flows.cli.plain import plain
 from tasks.core.errors import Refused, UsageError
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from tasks.core.settings import Settings
 
 MaybeEnvironment = Annotated[
-    str | None, typer.Argument(metavar="[ENVIRONMENT]", help="Default: each that can be reached.", show_default=False)
+    str | None, typer.Argument(metavar="ENVIRONMENT", help="Default: each that can be reached.", show_default=False)
 ]
 WaitingRun = Annotated[
     str | None, typer.Option("--run", metavar="ID", help="Flow run, or plan, of `kg approvals`. Default: what waits.")
 ]
 ApproverName = Annotated[str, typer.Option("--name", metavar="NAME", help="Your name. Written into the ledger.")]
-Reject = Annotated[bool, typer.Option("--reject", help="Do not approve: end it.")]
+Reject = Annotated[bool, flag("--reject", help="Do not approve: end it.")]
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why. Written into the ledger.")]
 
 

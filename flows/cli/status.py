@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.core.documents.status import EnvironmentStatus, FailedItem, StatusDocument, WaitingItem
 
 AnyEnvironment = Annotated[
-    str | None, typer.Argument(metavar="[ENVIRONMENT]", help="Default: all of them.", show_default=False)
+    str | None, typer.Argument(metavar="ENVIRONMENT", help="Default: all of them.", show_default=False)
 ]
 
 _MARKS = {"safe": "✓", "not-safe": "✗", "unreachable": "✗", "nothing-yet": "-", "not-configured": "-"}

@@ -9,14 +9,14 @@ import typer
 from flows.cli import render
 from flows.cli.answer import answer
 from flows.cli.display import duration
-from flows.cli.options import Apply, EnvironmentName, Json, Output, Verbose
+from flows.cli.options import Apply, EnvironmentName, Json, Output, Verbose, flag
 from tasks.core.progress import size
 
 if TYPE_CHECKING:
     from tasks.core.documents import ReindexDocument
     from tasks.core.documents.reindex import IndexAdvice, IndexRebuild
 
-Advise = Annotated[bool, typer.Option("--advise", help="Advice only, which is what happens without --apply too.")]
+Advise = Annotated[bool, flag("--advise", help="Advice only, which is what happens without --apply too.")]
 IndexName = Annotated[
     str, typer.Option("--index", metavar="NAME", help="Only this index, whether advice calls for it or not.")
 ]
@@ -24,7 +24,7 @@ Neighbours = Annotated[int, typer.Option("--m", min=0, help="m of the new index.
 EfConstruction = Annotated[
     int, typer.Option("--ef-construction", min=0, help="ef_construction of the new index. Default: by advice.")
 ]
-Tune = Annotated[bool, typer.Option("--tune", help="Measure parameters on a sample first; takes minutes.")]
+Tune = Annotated[bool, flag("--tune", help="Measure parameters on a sample first; takes minutes.")]
 
 _VERDICTS = {"ok": "✓", "rebuild": "✗", "note": "!", "unknown": "-"}
 

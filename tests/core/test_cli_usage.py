@@ -159,3 +159,13 @@ def test_a_rollback_s_reason_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("flows.cli.database.answer_from_worker", worker)
     assert run(["rollback", "dev", "--remote", "--yes", "--reason", "wrong rows"]) == 0
     assert seen["reason"] == "wrong rows"
+
+
+def test_help_names_a_type_only_where_a_value_is_typed_and_cuts_no_word() -> None:
+    for verb in ("rollback", "backup", "psql", "status"):
+        said = kg(verb, "--help", COLUMNS="80").stdout
+        assert "[[" not in said
+        lines = [line for line in said.splitlines() if "--help" not in line]
+        assert not [line for line in lines if "<bool>" in line], "a flag takes none"
+    said = kg("rollback", "--help", COLUMNS="80").stdout
+    assert "auto, revert, restore or" in said

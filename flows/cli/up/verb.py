@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from flows.cli.options import Output, Verbose
+from flows.cli.options import Output, Verbose, flag
 from flows.cli.up.state import UpState, claimed
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.core.settings import Environment
 
 CheckOnly = Annotated[
-    bool, typer.Option("--check", help="Only say what is missing on the server at PREFECT_API_URL, or our own.")
+    bool, flag("--check", help="Only say what is missing on the server at PREFECT_API_URL, or our own.")
 ]
 Host = Annotated[str, typer.Option("--host", help="Where our own server listens.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Its port; 0 takes any that is free.")]
