@@ -37,6 +37,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure(config: pytest.Config) -> None:
     if shared(config) and config.getoption("numprocesses", 0):
         raise pytest.UsageError("--postgres=URL is one server, for tests of one process: -n 0")
+    if hasattr(config, "workerinput"):
+        os.environ.pop(
+            "COLUMNS", None
+        )  # pytest-xdist tells its processes its own terminal's, and kg obeys it in a pipe
 
 
 def shared(config: pytest.Config) -> bool:

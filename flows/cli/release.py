@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import render
+from flows.cli import tables
 from flows.cli.answer import answer
 from flows.cli.confirm import confirm
 from flows.cli.options import EnvironmentName, Json, Output, Verbose, Yes, flag
@@ -81,7 +81,7 @@ def approve(
 def show_approvals(documents: Sequence[WaitingDocument]) -> None:
     """What waits, for whom and until when."""
     if not documents:
-        render.say("nothing waits for an approval or a window")
+        tables.say("nothing waits for an approval or a window")
         return
     rows = [
         (
@@ -95,7 +95,7 @@ def show_approvals(documents: Sequence[WaitingDocument]) -> None:
         )
         for each in documents
     ]
-    render.table(("environment", "plan", "state", "started by", "approved", "until (UTC)", "flow run"), rows)
+    tables.table(("environment", "plan", "state", "started by", "approved", "until (UTC)", "flow run"), rows)
 
 
 def show_approval(document: WaitingDocument) -> None:
@@ -103,12 +103,12 @@ def show_approval(document: WaitingDocument) -> None:
     names = [one.name for one in document.decisions if one.decision == "approve"]
     missing = max(0, document.required - len(names))
     if document.state == "rejected":
-        render.say(f"plan {document.plan} of {document.environment} is rejected; nothing was changed")
+        tables.say(f"plan {document.plan} of {document.environment} is rejected; nothing was changed")
     else:
         more = f"; {missing} more to come" if missing else _what_now(document)
-        render.say(f"plan {document.plan} of {document.environment} is approved by {', '.join(names)}{more}")
+        tables.say(f"plan {document.plan} of {document.environment} is approved by {', '.join(names)}{more}")
     if document.deserted:
-        render.say(f"its run no longer waits: it has crashed, was cancelled, or hangs{_taken_up(document, missing)}")
+        tables.say(f"its run no longer waits: it has crashed, was cancelled, or hangs{_taken_up(document, missing)}")
 
 
 def _standing(document: WaitingDocument) -> str:

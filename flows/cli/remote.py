@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows.cli import render
+from flows.cli import tables
 from flows.cli.answer import answer
 from flows.cli.options import Output
 from tasks.core import errors
@@ -64,7 +64,7 @@ def answer_from_worker(
 
 
 def _show(document: RemoteDocument) -> None:
-    render.say(f"{document.deployment} ended well: {document.page}")
+    tables.say(f"{document.deployment} ended well: {document.page}")
 
 
 @contextmanager

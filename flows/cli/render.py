@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.cli.display import age, duration, moment
+from flows.cli.tables import say, table
 from tasks.core.progress import counted, size
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _MARKS = {"ok": "✓", "failed": "✗", "skipped": "-", "note": "!"}
 _COMMENT = re.compile(r"^(?:[rub]*[\"']+|[#/*!;<-]+|\s)+", re.IGNORECASE)  # what stands before its first word
 _FEWEST_SHOWN = 16  # characters of a preview
-STYLES = {"✓": "green", "✗": "bold red", "-": "dim", "!": "yellow"}
 
 
 def report(document: ReportDocument) -> None:
@@ -261,36 +261,6 @@ def _opening(text: str, room: int) -> str:
 def _printable(text: str) -> str:
     """Without what would move a terminal's cursor or change its colours."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows of text on standard output. On a terminal long cells are wrapped; elsewhere nothing is cut."""
-    if not rows:
-        return
-    if sys.stdout.isatty():
-        _rich_table(headings, rows)
-        return
-    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
-    for row in (headings, *rows):
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, heading in enumerate(headings):
-        drawn.add_column(heading, overflow="fold", no_wrap=position == 0)
-    for row in rows:
-        drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    Console().print(drawn)
-
-
-def say(text: str) -> None:
-    print(text)  # noqa: T201
 
 
 def _with_remedy(item: CheckItem) -> str:

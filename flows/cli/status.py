@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import render
+from flows.cli import tables
 from flows.cli.answer import answer
 from flows.cli.display import age, duration
 from flows.cli.options import Json, Output, Verbose
@@ -118,7 +118,7 @@ def _marked(mark: str, text: str, style: str = "") -> None:
     """A line behind its mark, or its room; on a terminal in colour, and what is too long goes on beneath the values."""
     line = f"{mark or ' '} {text}"
     if not sys.stdout.isatty():
-        render.say(line.rstrip())
+        tables.say(line.rstrip())
         return
     from rich.console import Console
     from rich.text import Text
@@ -127,5 +127,5 @@ def _marked(mark: str, text: str, style: str = "") -> None:
     wrapped = textwrap.fill(line, width, subsequent_indent=" " * _INDENT, break_on_hyphens=False, drop_whitespace=True)
     shown = Text(wrapped, style=style)
     if mark:
-        shown.stylize(render.STYLES.get(mark, ""), 0, len(mark))
+        shown.stylize(tables.STYLES.get(mark, ""), 0, len(mark))
     Console().print(shown, soft_wrap=True)

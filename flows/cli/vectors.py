@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import render
+from flows.cli import tables
 from flows.cli.answer import answer
 from flows.cli.display import duration
 from flows.cli.options import Apply, EnvironmentName, Json, Output, Verbose, flag
@@ -75,9 +75,9 @@ def show(document: ReindexDocument) -> None:
     for done in document.rebuilt:
         _show_rebuilt(done)
     if not document.indexes:
-        render.say("no vector index found")
+        tables.say("no vector index found")
     elif document.applied and not document.rebuilt:
-        render.say("nothing calls for a re-index; --index NAME builds one all the same")
+        tables.say("nothing calls for a re-index; --index NAME builds one all the same")
 
 
 def _advice(environment: str, index: str) -> ReindexDocument:
@@ -94,15 +94,15 @@ def _advice(environment: str, index: str) -> ReindexDocument:
 
 
 def _show_advice(environment: str, one: IndexAdvice) -> None:
-    render.say(f"{one.name} on {one.table}.{one.column}:")
+    tables.say(f"{one.name} on {one.table}.{one.column}:")
     rows = [(_VERDICTS[line.verdict], line.what, line.figure, line.why) for line in one.findings]
-    render.table(("", "measure", "found", "why"), rows)
+    tables.table(("", "measure", "found", "why"), rows)
     if one.advice == "keep":
-        render.say("  keep it\n" if one.of_revision else "  somebody's own: told of, and left alone\n")
+        tables.say("  keep it\n" if one.of_revision else "  somebody's own: told of, and left alone\n")
         return
     wanted = ", ".join(f"{name}={value}" for name, value in one.suggested.items())
     memory = f" (memory of the build: {size(one.build_memory_bytes)})" if one.build_memory_bytes else ""
-    render.say(f"  rebuild with {wanted}{memory}: kg reindex {environment} --apply\n")
+    tables.say(f"  rebuild with {wanted}{memory}: kg reindex {environment} --apply\n")
 
 
 def _show_tuned(document: ReindexDocument) -> None:
@@ -118,23 +118,23 @@ def _show_tuned(document: ReindexDocument) -> None:
         )
         for one in document.tuned
     ]
-    render.say(f"measured on a sample of {document.tuned[0].rows:,} rows (the curve is an artifact of the run):")
-    render.table(("", "index", "parameters", "recall@10", "P50 / P95", "build", "size"), rows)
+    tables.say(f"measured on a sample of {document.tuned[0].rows:,} rows (the curve is an artifact of the run):")
+    tables.table(("", "index", "parameters", "recall@10", "P50 / P95", "build", "size"), rows)
 
 
 def _show_rebuilt(done: IndexRebuild) -> None:
     wanted = ", ".join(f"{name}={value}" for name, value in done.parameters.items())
-    render.say(f"built {done.name} anew with {wanted} in {duration(done.build_seconds)}; searches always had an index")
+    tables.say(f"built {done.name} anew with {wanted} in {duration(done.build_seconds)}; searches always had an index")
     both = (done.before, done.after)
     rows = [
         ("recall@10", *(f"{one.recall.mean:.3f}, worst {one.recall.minimum:.2f}" if one else "-" for one in both)),
         ("P50 / P95", *(f"{one.p50_ms:.2f} / {one.p95_ms:.2f} ms" if one else "-" for one in both)),
         ("size", size(done.size_bytes_before), size(done.size_bytes_after)),
     ]
-    render.table(("", "before", "after"), rows)
+    tables.table(("", "before", "after"), rows)
     if done.after:
         from tasks.core.vectors.proving import way
 
-        render.say(f"  the new one was measured {way(done.after.how)}")
+        tables.say(f"  the new one was measured {way(done.after.how)}")
     if done.left:
-        render.say(f"  the old index is still there as {done.left}; the next re-index drops it")
+        tables.say(f"  the old index is still there as {done.left}; the next re-index drops it")

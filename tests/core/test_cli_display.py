@@ -15,6 +15,7 @@ from flows.cli import render
 from flows.cli.confirm import confirm
 from flows.cli.display import SHORT_SECONDS, Plain, amount, duration, moment, showing
 from flows.cli.options import Output
+from flows.cli.tables import say, table
 from tasks.core.documents import (
     BackupDocument,
     CheckItem,
@@ -291,9 +292,25 @@ def test_a_report_in_a_line_names_its_notes() -> None:
 
 
 TABLE = """
-from flows.cli.render import table
+from flows.cli.tables import table
 table(("", "check", "found"), [("✓", "server", "word " * 40)])
 """
+
+
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(f"word{n}" for n in range(60))
+    remedy = " ".join(f"remedy{n}" for n in range(20))
+    monkeypatch.setenv("COLUMNS", "80")
+    table(("", "check", "found", "remedy"), [("✓", "server", words, remedy), ("-", "store", "short", "")])
+    say(f"  ! line 1: {words}")
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert all(said.split().count(f"word{n}") == 2 for n in range(60)), "nothing is cut"
+    assert "-  store   short" in said
+    monkeypatch.delenv("COLUMNS")
+    table(("", "check", "found"), [("✓", "server", words)])
+    say(f"  ! line 1: {words}")
+    assert capsys.readouterr().out.splitlines()[1:] == [f"✓  server  {words}", f"  ! line 1: {words}"]
 
 
 def test_a_table_fits_its_terminal() -> None:
