@@ -45,10 +45,10 @@ INDIRECT = {
     " $$ BEGIN PERFORM setval('public.theirs_seq', 1000); RETURN NEW; END $$;"
     "CREATE TRIGGER hop BEFORE INSERT ON code_patterns FOR EACH ROW EXECUTE FUNCTION hop();"
     "INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language) VALUES ('', '', '', '');",
-    "a serial column": "INSERT INTO public.theirs (said) VALUES ('x');",
-    "an identity column": "INSERT INTO public.identified (said) VALUES ('x');",
-    "an identity column, anew": "UPDATE public.identified SET id = DEFAULT;",
-    "a block with a default in it": "DO $$ BEGIN PERFORM setval('public.theirs_seq', 1000);"
+    "a serial column": "INSERT INTO theirs (said) VALUES ('x');",
+    "an identity column": "INSERT INTO identified (said) VALUES ('x');",
+    "an identity column, anew": "UPDATE identified SET id = DEFAULT;",
+    "a block with a default in it": "DO $$ BEGIN PERFORM setval('theirs_seq', 1000);"
     " CREATE TABLE more (id int DEFAULT 0); END $$;",
     "a table made of it": "CREATE TABLE more AS SELECT setval('public.theirs_seq', 1000) AS id;",
     "a column's default": "INSERT INTO code_patterns (pattern_name, pattern_type, pattern_template, language)"
