@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from playwright.sync_api import Locator, Page, expect
@@ -32,11 +33,13 @@ def fill(page: Page, name: str, text: str) -> None:
     page.get_by_role("textbox", name=name).fill(text)
 
 
-def submit(bed: Bed, page: Page, deployment: str) -> str:
-    """The id of the run that the form has started."""
+def submit(bed: Bed, page: Page, deployment: str, typed: Mapping[str, str]) -> str:
+    """The id of the run that the form has started, with what was typed into it."""
     before = set(bed.runs(deployment))
     button = page.get_by_role("button", name="Submit")
-    for _ in range(4):  # a click while the form is still being checked does nothing
+    for _ in range(4):  # a click while the form is still being checked does nothing; what came late empties its fields
+        for name, text in typed.items():
+            fill(page, name, text)
         button.click()
         with suppress(AssertionError):
             expect(button).to_have_count(0, timeout=15_000)

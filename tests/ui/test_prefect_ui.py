@@ -65,7 +65,7 @@ def test_what_the_form_refuses_touches_nothing(bed: Bed, deployed: str, dev: Con
         choose(page, "strategy", "restore")
         for name, text in typed.items():
             fill(page, name, text)
-        runs[message] = submit(bed, page, "rollback/dev")
+        runs[message] = submit(bed, page, "rollback/dev", typed)
     for message, run in runs.items():
         assert bed.ended(run)["state"]["name"] == "Failed"
         run_says(bed, page, run, message)
@@ -75,10 +75,11 @@ def test_what_the_form_refuses_touches_nothing(bed: Bed, deployed: str, dev: Con
 def test_a_rollback_from_the_form(bed: Bed, deployed: str, dev: Connection, page: Page) -> None:
     custom_run(bed, page, "rollback", "dev")
     choose(page, "strategy", "revert")
-    fill(page, "reason", "search answers with errors since the deploy")
-    fill(page, "confirm", "dev")
+    typed = {"reason": "search answers with errors since the deploy", "confirm": "dev"}
+    for name, text in typed.items():
+        fill(page, name, text)
     screenshot(page, page.get_by_role("main"), "rollback-form")
-    run = submit(bed, page, "rollback/dev")
+    run = submit(bed, page, "rollback/dev", typed)
     assert bed.ended(run)["state"]["name"] == "Completed"
     open_run(bed, page, run)
     expect(page.get_by_text("rollback dev revert").first).to_be_visible()
