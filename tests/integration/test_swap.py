@@ -86,6 +86,29 @@ def test_who_waits_to_write_what_it_read_is_let_through(
     assert conn.execute(f'SELECT count(*) FROM "{kept[0]}".code_patterns'.encode()).fetchone() == (1,)
 
 
+def test_reads_that_take_longer_than_raising_waits_do_not_bar_it(saved: Settings, database: Address) -> None:
+    """Two that overlap: at no moment are both over within half a second."""
+    done = threading.Event()
+
+    def read(delay: float) -> None:
+        done.wait(delay)
+        with connect(database, purpose="test reader", autocommit=False) as reader:
+            while not done.is_set():
+                reader.execute(READ)
+                reader.execute("SELECT pg_sleep(1.4)")
+                reader.commit()
+
+    readers = [threading.Thread(target=read, args=(delay,)) for delay in (0.0, 0.7)]
+    for each in readers:
+        each.start()
+    try:
+        restore(saved)
+    finally:
+        done.set()
+        for each in readers:
+            each.join()
+
+
 def test_a_reader_who_stays_bars_it_and_nothing_is_changed(
     saved: Settings, conn: Connection, database: Address
 ) -> None:

@@ -22,6 +22,14 @@ def shut_out_writers(conn: Connection, schema: str, tables: Sequence[str]) -> No
         conn.execute(SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(_listed(schema, tables)))
 
 
+def shut_out_at_once(conn: Connection, schema: str, tables: Sequence[str]) -> None:
+    """Readers and writers together, for the whole of lock_timeout, which reads may need that take long. Raises
+    errors.LockNotAvailable.
+    """
+    if tables:
+        conn.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_listed(schema, tables)))
+
+
 def shut_out_everybody(conn: Connection, schema: str, tables: Sequence[str]) -> None:
     """In the transaction that has shut out the writers. Raises errors.LockNotAvailable where somebody reads for longer
     than half a second, or waits to write what was read.
@@ -31,7 +39,7 @@ def shut_out_everybody(conn: Connection, schema: str, tables: Sequence[str]) -> 
     if conn.execute(query("waits_to_write_what_it_read"), {"schema": schema, "tables": list(tables)}).fetchone():
         raise errors.LockNotAvailable("somebody who has read our tables waits to write to them")
     conn.execute(query("wait_half_a_second"))
-    conn.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_listed(schema, tables)))
+    shut_out_at_once(conn, schema, tables)
 
 
 def _listed(schema: str, tables: Sequence[str]) -> Composed:

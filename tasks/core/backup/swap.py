@@ -18,7 +18,7 @@ from tasks.core.backup.loss import TableLoss, loss_report
 from tasks.core.backup.manifest import Backup
 from tasks.core.backup.restore import Staged, move_objects
 from tasks.core.backup.salvage import Salvage, Salvaged
-from tasks.core.backup.shutting_out import shut_out_everybody, shut_out_writers
+from tasks.core.backup.shutting_out import shut_out_at_once, shut_out_everybody, shut_out_writers
 from tasks.core.errors import RollbackFailed, RollbackRefused
 from tasks.core.operations import journal
 from tasks.core.operations.operation import Operation
@@ -66,13 +66,13 @@ def _shut_out(
     conn: Connection, operation: Operation, found: Staged, live: Sequence[str], *, accept_loss: bool, salvage: bool
 ) -> tuple[tuple[TableLoss, ...], Salvage | None]:
     """Nobody has the live tables any more; what would be lost, and what of it was exported. A few attempts, as a
-    migration has. Raises RollbackRefused, with nothing changed.
+    migration has; the first half of them lets readers go on while it counts. Raises RollbackRefused, nothing changed.
     """
     schema, attempts = operation.settings.database.schema_name, operation.settings.database.lock_attempts
     for attempt in range(1, attempts + 1):
-        saved = None
+        saved, gently = None, attempt <= attempts // 2
         try:
-            shut_out_writers(conn, schema, live)
+            (shut_out_writers if gently else shut_out_at_once)(conn, schema, live)
             # Made now that the last writer is out: what was shown before may be a minute old. Readers go on meanwhile.
             loss = loss_report(conn, schema, found.schema)
             saved = Salvage(operation, conn, schema, found.schema) if salvage and loss and live else None
@@ -81,7 +81,8 @@ def _shut_out(
                 raise loss_refused(operation, found, loss)
             if saved:
                 saved.take(loss)
-            shut_out_everybody(conn, schema, live)
+            if gently:
+                shut_out_everybody(conn, schema, live)
             return loss, saved
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             conn.rollback()
