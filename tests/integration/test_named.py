@@ -71,6 +71,18 @@ def test_a_reader_never_waits_for_the_trial(conn: Connection, database: Address,
             make(conn, *late)
 
 
+def test_what_was_applied_before_goes_on_being_verified(conn: Connection, tmp_path: Path) -> None:
+    """A block that only reads what it names was never found out, and was run."""
+    migrate(conn)
+    conn.execute("CREATE TABLE theirs (id int)")
+    reads = "DO $$ BEGIN IF EXISTS (SELECT FROM public.theirs) THEN RAISE NOTICE 'some'; END IF; END $$;"
+    migrations = migrations_of(tmp_path, reads)
+    ledger.ensure(conn)
+    for migration in migrations:
+        ledger.record_applied(conn, migration)
+    assert list(make(conn, *migrations).catalogs) == ["", "001", "002"]
+
+
 def test_a_plan_says_it_too(settings: Settings, conn: Connection, tmp_path: Path) -> None:
     migrate(conn)
     ledger.ensure(conn)

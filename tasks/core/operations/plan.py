@@ -65,6 +65,8 @@ def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     migrations = load_migrations(settings.migrations)
     entries = ledger.entries(conn) if ledger.exists(conn) else ()
     pending = _pending(settings, migrations, entries)
+    for migration in pending:
+        refuse_named(conn, migration.up_script.statements, migration.up.name)
     adopted: tuple[Migration, ...] = ()
     tolerated: tuple[str, ...] = ()
     if pending and not entries:
@@ -72,8 +74,6 @@ def make_plan(conn: Connection, settings: Settings) -> DeployPlan:
     elif pending:
         _refuse_taken(conn, settings, entries)
     to_run = tuple(migration for migration in pending if migration not in adopted)
-    for migration in to_run:
-        refuse_named(conn, migration.up_script.statements, migration.up.name)
     server = describe(conn)
     revision = entries[-1].revision if entries else ""
     # Without a revision it may not have an identity yet: the deploy makes one after the plan was approved.

@@ -17,7 +17,6 @@ from tasks.core.postgres.connections import Connection, database_errors
 from tasks.core.schema.execution import search_path
 from tasks.core.schema.extension import limit_hint
 from tasks.core.schema.migrations import Migration
-from tasks.core.schema.named import refuse_named
 from tasks.core.schema.statements import Statement
 
 LOCK_TIMEOUT = "2s"
@@ -54,7 +53,6 @@ def run_in_scratch(conn: Connection, migration: Migration, scratch: str) -> None
     """Run the up script there. Raises MigrationFailed (file:line:column), also where it changes a table that no
     migration made; PrivilegeMissing.
     """
-    refuse_named(conn, migration.up_script.statements, migration.up.name, scratch)
     before, positions = _locked_elsewhere(conn, scratch), _positions(conn, scratch)
     path = search_path(conn, scratch)
     guarded = SQL(", ").join(map(Identifier, (scratch, _guard(scratch), "pg_catalog"))).as_string(conn)
